@@ -1,0 +1,96 @@
+"""Every check of the project: plain ``nox`` runs them all.
+
+What a session needs, and the Python versions, are read from pyproject.toml.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "typing", "tests", "tests_min", "coverage"]
+nox.options.reuse_venv = "yes"
+nox.options.error_on_external_run = True
+# A missing interpreter is a skip that the summary shows, also where CI is set.
+nox.options.error_on_missing_interpreters = False
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+
+# What flake8-async does not check; all else is on, the optional ASYNC900, 911 and 913 too.
+# ASYNC910 wants a checkpoint on every path of every async function. Ours promise it where they are public,
+#   and tests assert it there; inside, a fast path that does not wait is wanted.
+# ASYNC912 calls the scope around a loop or an `if` uncancellable, because the body may not run at all.
+# ASYNC114 feeds ASYNC113 with the bare names of functions that take task_status; with `run` among them,
+#   113 would then object to every start_soon(x.run).
+UNCHECKED = "ASYNC114,ASYNC910,ASYNC912"
+# Handlers, hooks and fakes have to be async, with or without an await.
+UNCHECKED_IN_TESTS = f"{UNCHECKED},ASYNC124"
+
+
+def group(name: str) -> tuple[str, ...]:
+    """The requirements of a dependency group."""
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+def lowest(requirement: str) -> str:
+    """``name >= 1.2`` as ``name==1.2``; a requirement without a lower bound is an error."""
+    parsed = Requirement(requirement)
+    (bound,) = [specifier.version for specifier in parsed.specifier if specifier.operator == ">="]
+    return f"{parsed.name}=={bound}"
+
+
+def run_tests(session: nox.Session, *command: str) -> None:
+    """Run the tests against the installed package: safe path keeps the checkout off ``sys.path``."""
+    session.run("python", "-m", *command, *session.posargs, env={"PYTHONSAFEPATH": "1"})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff's rules and format; flake8-async for the rules that ruff lacks."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("flake8-async", f"--disable={UNCHECKED}", *python_files("trio_rooms"))
+    session.run("flake8-async", f"--disable={UNCHECKED_IN_TESTS}", *python_files("tests", "examples"))
+
+
+def python_files(*folders: str) -> list[str]:
+    """The Python files below some folders; flake8-async takes no folders."""
+    return sorted(str(path) for folder in folders for path in Path(folder).rglob("*.py"))
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """The package is strictly typed, and so is all that its users see."""
+    session.install(".", *group("typing"))
+    session.run("mypy", "--strict", "trio_rooms")
+    # Elsewhere, because pyright would take the checkout before the installed package.
+    with session.chdir(session.create_tmp()):
+        session.run("pyright", "--verifytypes", "trio_rooms", "--ignoreexternal")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The tests against the built wheel; the measurement is for ``coverage``."""
+    session.install(".", *group("tests"))
+    run_tests(session, "coverage", "run", "-m", "pytest")
+
+
+@nox.session(python=PYTHONS[0])
+def tests_min(session: nox.Session) -> None:
+    """The tests with the oldest Python and the lowest versions that pyproject.toml admits."""
+    pins = [lowest(requirement) for requirement in PYPROJECT["project"]["dependencies"]]
+    session.install(".", *pins, *group("tests"))
+    run_tests(session, "pytest")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """What the ``tests`` sessions of this and earlier runs covered together; fails below the bound."""
+    session.install(*group("tests"))
+    session.run("coverage", "combine")
+    session.run("coverage", "report")

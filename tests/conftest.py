@@ -1,0 +1,78 @@
+"""For all tests: a bound in time for each trio test, and no silent skips in CI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+#: Seconds of a MockClock. They cost nothing; without a bound a deadlock under autojump spins for ever.
+VIRTUAL_LIMIT = 3600.0
+REAL_LIMIT = 60.0
+
+
+def bounded(function: Callable[..., Awaitable[None]], limit: float | None) -> Callable[..., Awaitable[None]]:
+    """The same function, but it raises TooSlowError when its run is not over after ``limit`` seconds."""
+
+    @wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> None:
+        virtual = isinstance(trio.lowlevel.current_clock(), MockClock)
+        with trio.fail_after(limit or (VIRTUAL_LIMIT if virtual else REAL_LIMIT)):
+            await function(*args, **kwargs)
+
+    return wrapper
+
+
+def bound_item(item: pytest.Function) -> None:
+    """Bound one test, by marker ``time_limit`` or by default.
+
+    pytest-trio takes the runner from the first ``trio`` marker, so this one bounds the fixtures, too.
+    It does not look at the marker where Hypothesis calls the test: there the function itself is wrapped.
+    """
+    marker = item.get_closest_marker("time_limit")
+    limit = marker.args[0] if marker else None
+    if (hypothesis := getattr(item.obj, "hypothesis", None)) is not None:
+        if iscoroutinefunction(hypothesis.inner_test):
+            hypothesis.inner_test = bounded(hypothesis.inner_test, limit)
+    elif iscoroutinefunction(item.obj):
+
+        def run(function: Callable[..., Awaitable[None]], **options: Any) -> None:
+            trio.run(bounded(function, limit), **options)
+
+        item.add_marker(pytest.mark.trio(run=run), append=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bound every trio test."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            bound_item(item)
+
+
+def skipped(config: pytest.Config) -> list[pytest.CollectReport | pytest.TestReport]:
+    """The skips that count as failures: all of them, in CI."""
+    if os.environ.get("CI", "").lower() != "true":
+        return []
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return reporter.stats.get("skipped", []) if reporter else []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where every component has to be there (CI), a skipped test fails the run."""
+    if session.exitstatus == pytest.ExitCode.OK and skipped(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say why the run failed, although no test did."""
+    if reports := skipped(config):
+        terminalreporter.section("SKIPPED IN CI: THE RUN FAILS", red=True, bold=True)
+        for report in reports:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+            terminalreporter.write_line(f"{report.nodeid}: {reason}", red=True)

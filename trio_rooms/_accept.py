@@ -1,0 +1,195 @@
+"""Listening and accepting, also when the process has run out of file descriptors.
+
+``accept`` needs a descriptor for the new connection. When the process has none left, it fails and the client
+stays in the backlog: it believes that it is connected, and waits. So the loop keeps one descriptor spare. When
+``accept`` fails, the spare one is given up, the client is accepted with it and closed at once, and a new spare
+one is opened: the client learns that it is refused, and may try another server or come back later.
+
+Linux looks for a descriptor before it looks into the backlog, so ``accept`` also fails while nobody waits. Then the
+spare one must be kept: to wait without it, for a client, would be to lose it to whoever opens a file first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import math
+import os
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NoReturn, TypeVar
+
+import trio
+
+StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
+
+# accept(2): what the process (EMFILE), the system (ENFILE) or its memory cannot give just now.
+_CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# Those where closing one descriptor lets the next accept succeed.
+_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+
+_PAUSE = 0.1  # seconds without accepting when a client could not even be turned away
+_LOG_INTERVAL = 60.0  # seconds from one report of refused clients to the next
+_BIND_ATTEMPTS = 10
+
+
+async def accept_forever(
+    listener: trio.abc.Listener[StreamT],
+    handle: Callable[[StreamT], Awaitable[object]],
+    handler_nursery: trio.Nursery,
+    *,
+    errors: Callable[[], None],
+    logger: logging.Logger | logging.LoggerAdapter[Any],
+) -> NoReturn:
+    """Accept connections and start ``handle(stream)`` for each in ``handler_nursery``; runs until cancelled.
+
+    ``handle`` owns the stream and must close it; what it raises ends ``handler_nursery``. The listener is closed
+    when this function ends, for whatever reason; connections that were accepted go on.
+
+    For want of descriptors or memory a connection is refused or accepted later, and ``errors`` is called once for
+    each ``accept`` that failed so. The first failure is logged, later ones at most once a minute.
+
+    Raises whatever else the listener raises: OSError, or ClosedResourceError when somebody closed the listener.
+    (A connection that broke before it was accepted is no error: trio's SocketListener skips it.)
+    """
+    scarcity = _Scarcity(errors, logger)
+    with _Spare() as spare:
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as exc:
+                    if exc.errno not in _CAPACITY:
+                        raise
+                    if await _waited_for_client(listener):
+                        continue
+                    scarcity.report(exc)
+                    if not (exc.errno in _DESCRIPTORS and await _turn_away(listener, spare)):
+                        await trio.sleep(_PAUSE)
+                        spare.refill()
+                else:
+                    handler_nursery.start_soon(handle, stream)
+
+
+async def open_listeners(host: str | None, port: int, *, backlog: int | None = None) -> list[trio.SocketListener]:
+    """Listen on every address of ``host``, with one port for all of them; the caller closes the listeners.
+
+    Like :func:`trio.open_tcp_listeners`, which for port 0 gives each address a port of its own: a URL could then
+    name only one of them, and whether a client finds it would depend on the order in which it tries addresses.
+    ``host=None`` is every interface, IPv4 and IPv6. Raises OSError when an address cannot be bound or resolved.
+    """
+    if port != 0:
+        return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
+    for attempt in range(1, _BIND_ATTEMPTS + 1):
+        listeners = await trio.open_tcp_listeners(0, host=host, backlog=backlog)
+        if len(listeners) == 1:
+            return listeners
+        _, chosen = _address(listeners[0].socket)
+        for listener in listeners:
+            listener.socket.close()
+        try:
+            return await trio.open_tcp_listeners(chosen, host=host, backlog=backlog)
+        except OSError as exc:
+            # Free at the first address, taken at another one: a new port may be free at all of them.
+            if exc.errno != errno.EADDRINUSE or attempt == _BIND_ATTEMPTS:
+                raise
+    raise AssertionError("the last attempt returns or raises")  # pragma: no cover
+
+
+def describe(listeners: Iterable[trio.abc.Listener[Any]]) -> tuple[tuple[str, int], ...]:
+    """Host and port of each listener that has them, TLS or not; others (Unix sockets, memory) are left out."""
+    sockets = map(_socket_of, listeners)
+    inet = (trio.socket.AF_INET, trio.socket.AF_INET6)
+    return tuple(_address(sock) for sock in sockets if sock is not None and sock.family in inet)
+
+
+class _Spare:
+    """A descriptor kept for bad times; closed when the ``with`` block ends. It may be missing for a while."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+
+    def __enter__(self) -> _Spare:
+        self.refill()
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.spend()
+
+    def spend(self) -> bool:
+        """Give the descriptor up; False if there is none."""
+        fd, self._fd = self._fd, None
+        if fd is None:
+            return False
+        os.close(fd)
+        return True
+
+    def refill(self) -> None:
+        """Have a descriptor again, if the system gives one."""
+        if self._fd is None:
+            with contextlib.suppress(OSError):
+                self._fd = os.open(os.devnull, os.O_RDONLY)
+
+
+class _Scarcity:
+    """Counts each failure and logs few of them: an attacker chooses how many there are."""
+
+    __slots__ = ("_errors", "_logger", "_next_log", "_silent")
+
+    def __init__(self, errors: Callable[[], None], logger: logging.Logger | logging.LoggerAdapter[Any]) -> None:
+        self._errors = errors
+        self._logger = logger
+        self._next_log = -math.inf
+        self._silent = 0
+
+    def report(self, exc: OSError) -> None:
+        self._errors()
+        now = trio.current_time()
+        if now < self._next_log:
+            self._silent += 1
+            return
+        self._logger.error("cannot accept connections: %s (%d more since the last report)", exc, self._silent)
+        self._next_log = now + _LOG_INTERVAL
+        self._silent = 0
+
+
+async def _waited_for_client(listener: trio.abc.Listener[Any]) -> bool:
+    """If it is known that nobody waits in the backlog, wait for somebody, and say so."""
+    sock = _socket_of(listener)
+    if sock is None or sock.is_readable():
+        return False
+    await trio.lowlevel.wait_readable(sock)
+    return True
+
+
+async def _turn_away(listener: trio.abc.Listener[trio.abc.Stream], spare: _Spare) -> bool:
+    """Accept one client with the spare descriptor and close it; False if even that did not work."""
+    if not spare.spend():
+        return False
+    try:
+        # A deadline, as the client may be gone or taken by another process that shares the socket.
+        with trio.move_on_after(_PAUSE):
+            stream = await listener.accept()
+            await trio.aclose_forcefully(stream)
+            return True
+    except OSError as exc:
+        # Somebody was quicker to take the descriptor.
+        if exc.errno not in _CAPACITY:
+            raise
+    finally:
+        spare.refill()
+    return False
+
+
+def _socket_of(listener: trio.abc.Listener[Any]) -> trio.socket.SocketType | None:
+    """The listening socket below any number of TLS layers; None if there is no socket."""
+    while isinstance(listener, trio.SSLListener):
+        listener = listener.transport_listener
+    return listener.socket if isinstance(listener, trio.SocketListener) else None
+
+
+def _address(sock: trio.socket.SocketType) -> tuple[str, int]:
+    host, port = sock.getsockname()[:2]
+    return host, port

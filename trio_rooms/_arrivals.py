@@ -1,0 +1,173 @@
+"""From an accepted stream to a living connection: admission, handshake, upgrade; a boundary around each.
+
+Whatever happens to one arrival stays here: it is logged, counted, and its stream closed. Nothing of it
+reaches the accept loop or another connection.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import attrs
+import trio
+
+from ._admission import Admission, Ticket
+from ._connection import Connection
+from ._drain import Drain
+from ._formats import SUBPROTOCOLS
+from ._handshake import HandshakePolicy, judge, shake_hands, turn_away
+from ._identity import Identity
+from ._lifecycle import live
+from ._node import Node
+from ._wire.over_trio_websocket import CallersRequest, Offer, over_request, over_stream
+from ._wire.request import HandshakeRequest
+from ._wire.transport import TransportClosed
+
+
+class Arrivals:
+    """The door of one server, and the scopes of everything that has come through it."""
+
+    def __init__(self, node: Node, drain: Drain, policy: HandshakePolicy) -> None:
+        self._node = node
+        self._drain = drain
+        self._policy = policy
+        limits = node.config.limits
+        self._admission = Admission(
+            max_connections=limits.max_connections, max_pending_handshakes=limits.max_pending_handshakes
+        )
+        self._scopes: set[trio.CancelScope] = set()
+        self._empty = trio.lowlevel.ParkingLot()
+
+    @property
+    def open(self) -> int:
+        """Connections and handshakes that are not over."""
+        return len(self._scopes)
+
+    @property
+    def pending(self) -> int:
+        """Handshakes whose request is not complete."""
+        return self._admission.pending
+
+    def limit(self, deadline: float) -> None:
+        """Cancel what is not over at ``deadline``."""
+        for scope in self._scopes:
+            scope.deadline = min(scope.deadline, deadline)
+
+    async def wait_empty(self) -> None:
+        """Wait until everything is over."""
+        await trio.lowlevel.checkpoint()
+        while self._scopes:
+            await self._empty.park()
+
+    async def handle(self, stream: trio.abc.Stream) -> None:
+        """Serve whatever the stream brings, and close it. Raises nothing but cancellation from outside."""
+        await self._guard(stream, lambda ticket: self._handle(stream, ticket))
+
+    async def handle_request(self, request: CallersRequest) -> None:
+        """Serve an upgrade that the caller's own trio-websocket server has read."""
+        await self._guard(None, lambda ticket: self._handle_request(request, ticket))
+
+    async def _guard(self, stream: trio.abc.Stream | None, handle: Callable[[Ticket], Awaitable[None]]) -> None:
+        with trio.CancelScope(deadline=self._drain.deadline) as scope:
+            ticket = self._admission.admit(scope)
+            self._scopes.add(scope)
+            try:
+                if ticket is not None:
+                    await handle(ticket)
+                else:
+                    self._node.counters.reject("full")
+                    if stream is not None:
+                        await turn_away(stream)
+            except* Exception as group:
+                await self._node.errors.report(None, group, "a connection")
+            except* trio.Cancelled:
+                # One that does not belong to us or to anybody above must not get further than this.
+                if trio.current_effective_deadline() == -math.inf:
+                    raise
+            finally:
+                if ticket is not None:
+                    ticket.release()
+                self._scopes.discard(scope)
+                if not self._scopes:
+                    self._empty.unpark_all()
+        if ticket is not None and ticket.pushed_out:
+            self._node.counters.reject("pushed_out")
+
+    async def _handle(self, stream: trio.abc.Stream, ticket: Ticket) -> None:
+        failures: list[Exception] = []
+        policy = attrs.evolve(self._policy, failed=failures.append)
+        upgrade = await shake_hands(
+            stream, policy, remote=remote_address(stream), head_complete=ticket.head_complete
+        )
+        await self._report(failures)
+        if upgrade is None:
+            return
+        conn = Connection(self._node, upgrade.request, upgrade.identity, upgrade.subprotocol)
+        config = self._node.config
+        await self._live(
+            conn,
+            over_stream(
+                stream,
+                key=upgrade.key,
+                subprotocol=upgrade.subprotocol,
+                trailing=upgrade.trailing,
+                max_message_bytes=config.limits.max_message_bytes,
+                read_buffer_size=config.read_buffer_size,
+                before_read=conn._dispatcher.inbox.wait_for_room,
+            ),
+        )
+
+    async def _handle_request(self, request: CallersRequest, ticket: Ticket) -> None:
+        ticket.head_complete()
+        failures: list[Exception] = []
+        policy = attrs.evolve(self._policy, failed=failures.append)
+        described = request.describe()
+        decision = await judge(described, policy)
+        await self._report(failures)
+        if not isinstance(decision, tuple):
+            await request.reject(decision)
+            return
+        identity, subprotocol = decision
+        conn = Connection(self._node, described, identity, subprotocol)
+        await self._live(
+            conn,
+            over_request(
+                request,
+                subprotocol=subprotocol,
+                max_message_bytes=self._node.config.limits.max_message_bytes,
+                before_read=conn._dispatcher.inbox.wait_for_room,
+            ),
+        )
+
+    async def _live(self, conn: Connection, offer: AbstractAsyncContextManager[Offer]) -> None:
+        async with offer as upgrade:
+            try:
+                with trio.fail_after(self._node.config.handshake_timeout):
+                    transport = await upgrade.accept()
+            except (TransportClosed, trio.TooSlowError):
+                self._node.counters.reject("hangup")
+                return
+            if self._node.draining:
+                conn._drain(self._drain.code)
+            await live(conn, transport)
+
+    async def _report(self, failures: list[Exception]) -> None:
+        for failure in failures:
+            await self._node.errors.report(None, failure, "authenticate")
+
+
+def remote_address(stream: trio.abc.Stream) -> tuple[str, int] | None:
+    """Host and port of the peer, if the stream is one of TCP, with TLS or without."""
+    inner: Any = stream
+    if isinstance(inner, trio.SSLStream):
+        inner = inner.transport_stream
+    if not isinstance(inner, trio.SocketStream):
+        return None
+    try:
+        name = inner.socket.getpeername()
+    except OSError:
+        return None
+    return (name[0], name[1]) if isinstance(name, tuple) and len(name) >= 2 else None

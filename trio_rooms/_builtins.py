@@ -1,0 +1,112 @@
+"""Actions of the library itself; their names start with ``$``. They pass no middleware and no ``on_message``."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ._errors import BadMessage, NeedsV1, RequestCancelled
+from ._membership import Joined
+from ._messages.envelope import Message, decode_as
+from ._messages.requests import ANSWERED, Request
+
+if TYPE_CHECKING:
+    from ._dispatch import Dispatcher
+
+
+class _Since(msgspec.Struct):
+    epoch: str
+    offset: int
+
+
+class _Join(msgspec.Struct):
+    room: str
+    since: _Since | None = None
+    data: Any = None
+
+
+class _Leave(msgspec.Struct):
+    room: str
+
+
+class _Cancel(msgspec.Struct):
+    id: int | str
+
+
+_join_decoder = msgspec.json.Decoder(_Join)
+_leave_decoder = msgspec.json.Decoder(_Leave)
+_cancel_decoder = msgspec.json.Decoder(_Cancel)
+
+
+async def join(dispatcher: Dispatcher, request: Request) -> Any:
+    """``$join``: the reply is queued in the step that begins membership, so every event stands behind it."""
+    conn = dispatcher._conn
+    data = _decode(dispatcher, _join_decoder, request)
+    if data.since is not None and not conn._format.v1:
+        raise NeedsV1("since needs a trio-rooms.v1 subprotocol")
+
+    def result(joined: Joined) -> dict[str, Any]:
+        answer: dict[str, Any] = {"room": data.room}
+        if data.since is not None:
+            answer["recovered"] = False  # no room has a history yet
+        if joined.data is not None:
+            answer["data"] = joined.data
+        return answer
+
+    async def wait_for_reply_to_fit(joined: Joined) -> None:
+        if request.id is not None:
+            await conn._outbox.wait_fits(len(conn._format.reply(request.id, result(joined)).data))
+
+    def queue_reply(joined: Joined) -> None:
+        if request.id is not None:
+            conn._outbox.send_nowait(conn._format.reply(request.id, result(joined)))
+
+    joined = await conn._memberships.join(
+        data.room, client_data=data.data, by_client=True, before_begin=wait_for_reply_to_fit, on_begin=queue_reply
+    )
+    return ANSWERED if joined.new else result(joined)
+
+
+async def leave(dispatcher: Dispatcher, request: Request) -> None:
+    """``$leave``: acts when it is read, also on a ``$join`` of the same room that has not begun."""
+    try:
+        room = _decode(dispatcher, _leave_decoder, request).room
+    except BadMessage as exc:
+        await dispatcher.tell(request, exc)
+        return
+    for queued in dispatcher.in_flight.queued():
+        if queued.message is not None and queued.message.action == "$join" and _room_of(queued.message) == room:
+            queued.cancelled = True
+            await dispatcher.tell(queued, RequestCancelled())
+    dispatcher._conn.leave(room)
+    await dispatcher.reply(request, {"room": room})
+
+
+async def cancel(dispatcher: Dispatcher, message: Message) -> None:
+    """``$cancel``: no reply of its own; the cancelled request is answered with ``CANCELLED``."""
+    try:
+        ident = decode_as(_cancel_decoder, message.raw, max_depth=2).id
+    except BadMessage as exc:
+        await dispatcher.tell(Request(None, message.id), exc)
+        return
+    request = dispatcher.in_flight.cancel(ident)
+    if request is not None and request.scope is None:
+        await dispatcher.tell(request, RequestCancelled())
+
+
+def _decode(dispatcher: Dispatcher, decoder: msgspec.json.Decoder[Any], request: Request) -> Any:
+    assert request.message is not None
+    return decode_as(decoder, request.message.raw, max_depth=dispatcher._limits.max_depth)
+
+
+def _room_of(message: Message) -> str | None:
+    try:
+        return decode_as(_leave_decoder, message.raw, max_depth=32).room
+    except BadMessage:
+        return None
+
+
+#: What the dispatcher runs in its turn, like a handler.
+BUILTINS: dict[str, Callable[[Dispatcher, Request], Awaitable[Any]]] = {"$join": join}

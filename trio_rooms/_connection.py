@@ -1,0 +1,330 @@
+"""A connection as the program sees it. How it lives and ends is in ``_lifecycle``."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import trio
+
+from ._context import enter_connection, in_handler
+from ._dispatch import Dispatcher
+from ._errors import ConnectionGone, OutboxFull, UsageError
+from ._formats import FORMATS
+from ._hooks import HookQueue
+from ._identity import Identity
+from ._membership import Joined, LeaveReason, Memberships
+from ._messages.envelope import decode_as
+from ._wire.headers import Headers
+from ._wire.outbox import Outbox, OutboxStatistics
+from ._wire.request import HandshakeRequest
+from ._wire.sink import Sink
+from ._wire.transport import Close, Transport
+
+if TYPE_CHECKING:
+    from ._node import Node
+    from ._room import Room
+
+T = TypeVar("T")
+
+
+class Connection:
+    """One client. Given to handlers, hooks and middleware; not made by programs."""
+
+    def __init__(self, node: Node, request: HandshakeRequest, identity: Identity, subprotocol: str | None) -> None:
+        self.id = secrets.token_urlsafe(16)
+        """A random id of 128 bits, never used again."""
+        self.identity = identity
+        """Who it is; decided by ``authenticate`` before the upgrade and fixed."""
+        self.metadata: dict[str, Any] = {}
+        """Yours; lives as long as the connection."""
+        self.subprotocol = subprotocol
+        """The negotiated subprotocol; None for the plain format."""
+        self.connected_at = datetime.now(timezone.utc)
+        """When the upgrade was accepted, in UTC."""
+        self.logger = logging.LoggerAdapter(node.logger, {"connection": self.id, "user": identity.user})
+        """The manager's logger with ``connection`` and ``user`` as extra fields of each record."""
+        self._node = node
+        self._request = request
+        self._format = FORMATS[subprotocol]
+        config = node.config
+        self._sink = Sink(
+            self._format,
+            max_messages=config.limits.outbox_messages,
+            max_bytes=config.limits.outbox_bytes,
+            write_buffer_size=config.write_buffer_size,
+            write_timeout=config.write_timeout,
+        )
+        self._context = contextvars.copy_context()
+        self._context.run(enter_connection, self)
+        self._hooks = HookQueue(
+            self,
+            node.registry.hooks,
+            node.errors,
+            node.grace,
+            timeout=config.hook_timeout,
+            spawn=lambda function: node.spawn(function, self._context),
+        )
+        self._memberships = Memberships(self)
+        self._dispatcher = Dispatcher(self)
+        self._transport: Transport | None = None
+        self._nursery: trio.Nursery | None = None
+        self._work = trio.CancelScope()
+        self._tasks: set[trio.CancelScope] = set()
+        self._closed: Close | None = None
+        self._gone: trio.Event | None = None
+        self._over = False
+        self._draining: Close | None = None
+        self._served = False
+        self._written = False
+        self._on_connect_begun = False
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} user={self.identity.user!r}{' closed' if self._closed else ''}>"
+
+    @property
+    def remote(self) -> str | None:
+        """The address of the peer; None where the stream has none (memory streams, Unix sockets)."""
+        return self._request.remote
+
+    @property
+    def path(self) -> str:
+        """The path of the request, as sent, without the query."""
+        return self._request.path
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The query of the request, decoded; of a repeated name the last value."""
+        return self._request.query
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of the request; names are case-insensitive."""
+        return self._request.headers
+
+    @property
+    def cookies(self) -> Mapping[str, str]:
+        """The cookies of the request."""
+        return self._request.cookies
+
+    @property
+    def rtt(self) -> float | None:
+        """Seconds that the last answered ping took; None before the first."""
+        return None if self._transport is None else self._transport.rtt
+
+    @property
+    def rooms(self) -> Mapping[str, Room]:
+        """The rooms that it is in, by name, in the order of joining. A live view; copy it to keep it."""
+        return self._memberships.view
+
+    @property
+    def closed(self) -> Close | None:
+        """How it ended or is ending; None while it is open."""
+        return self._closed
+
+    async def join(self, room: str) -> Joined:
+        """Join a room; the program's own decision, so the room's ``authorize`` is not asked.
+
+        Joining a room that it is in changes nothing and runs no hook. Raises a :exc:`JoinError`, the
+        ActionError of an ``on_join_room`` hook, or :exc:`ConnectionGone`. A cancel leaves it outside the
+        room, and hooks that had begun are followed by ``on_leave_room``. Always a checkpoint.
+        """
+        return await self._memberships.join(room)
+
+    def leave(self, room: str) -> bool:
+        """Leave a room, or give up joining it. False if it was neither. ``on_leave_room`` runs soon after.
+
+        Synchronous, so it works in a cancelled ``finally``, too.
+        """
+        return self._memberships.leave(room, "left")
+
+    def joined(self, room: str) -> AbstractAsyncContextManager[Joined]:
+        """``async with conn.joined(room)``: a member for the length of the block; leaves only what it joined."""
+        return self._memberships.joined(room)
+
+    async def send(self, obj: object, *, action: str | None = None) -> None:
+        """Send a message to this client, waiting for room in its outbox; first come, first served.
+
+        Plain clients get the object as it is (with an action: ``{"action", "data"}``), v1 clients
+        ``{"data": obj}``. Returns when the message is queued, not when it was received. A peer that does not
+        read ends the wait after ``write_timeout`` with :exc:`ConnectionGone`. When it is cancelled, nothing
+        was sent. Raises :exc:`EncodingError` and :exc:`MessageTooLarge`. Always a checkpoint.
+        """
+        await self._outbox.send(self._format.direct(obj, action))
+
+    def send_nowait(self, obj: object, *, action: str | None = None) -> None:
+        """As :meth:`send`, but raises :exc:`OutboxFull` (a ``trio.WouldBlock``) where that would wait."""
+        self._outbox.send_nowait(self._format.direct(obj, action))
+
+    async def write_json(self, obj: object) -> None:
+        """:meth:`send` by the name that readers of the Go package look for."""
+        await self.send(obj)
+
+    async def read_json(self, type: type[T] | Any = Any) -> Any:
+        """The next message that no handler takes, whole, as ``type``. For ``manager.session`` only.
+
+        Raises :exc:`BadMessage` if it cannot be decoded, :exc:`ConnectionGone` at the end, and
+        :exc:`UsageError` inside a handler (it would wait for a message that waits for the handler) or
+        without a session. Always a checkpoint; a cancel loses no message.
+        """
+        if in_handler():
+            raise UsageError("read_json inside a handler waits for what waits for the handler; use manager.session")
+        if self._dispatcher.for_session is None:
+            raise UsageError("read_json needs a function registered with manager.session")
+        try:
+            message = await self._dispatcher.for_session.receive()
+        except trio.EndOfChannel:
+            raise ConnectionGone("the connection has ended") from None
+        return decode_as(msgspec.json.Decoder(type), message.text.encode(), max_depth=self._node.config.limits.max_depth)
+
+    def start_soon(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
+        """Start a task that belongs to this connection and is cancelled when it ends.
+
+        If it raises, the error is reported and this connection closed with 1011; nobody else is affected.
+        Raises :exc:`ConnectionGone`.
+        """
+        if self._ending:
+            raise ConnectionGone("the connection has ended")
+        self._context.run(self._start_task, self._run_task, function, args)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin to close: what is queued is still written, then the close frame.
+
+        Its handlers and tasks are cancelled at their next checkpoint, its rooms left at once. Idempotent; the
+        first cause counts. Use codes of 4000-4499 to ask the client to reconnect, 4500-4999 to ask it not
+        to. ``wait_closed`` waits for the end.
+        """
+        if not (code == 1000 or 3000 <= code <= 4999 or code in _OURS):
+            raise UsageError(f"{code} cannot be sent in a close frame (RFC 6455 section 7.4)")
+        if self._end(Close(code, reason)):
+            self._dispatcher.inbox.close(discard=True)
+            self._cancel_work("the connection is closing")
+
+    async def wait_closed(self) -> Close:
+        """Wait until nothing of the connection is left: its hooks have run and its stream is closed."""
+        await trio.lowlevel.checkpoint()
+        if not self._over:
+            if self._gone is None:
+                self._gone = trio.Event()
+            await self._gone.wait()
+        assert self._closed is not None
+        return self._closed
+
+    def statistics(self) -> OutboxStatistics:
+        """What waits in its outbox, and what went through it."""
+        return self._outbox.statistics()
+
+    def get_subscriptions(self) -> list[str]:
+        """The names of its rooms; the Go package's name for :attr:`rooms`."""
+        return list(self.rooms)
+
+    def is_subscribed(self, room: str) -> bool:
+        """Whether it is in a room; the Go package's name for ``room in conn.rooms``."""
+        return room in self.rooms
+
+    def set_metadata(self, key: str, value: Any) -> None:
+        """Set a value in :attr:`metadata`."""
+        self.metadata[key] = value
+
+    def get_metadata(self, key: str, default: Any = None) -> Any:
+        """A value of :attr:`metadata`, or ``default``."""
+        return self.metadata.get(key, default)
+
+    # What follows is for the library.
+
+    @property
+    def outbox(self) -> Outbox:
+        """The send channel to this client: bounded, and fed by rooms through ``put``. For the library."""
+        return self._sink.outbox
+
+    @property
+    def _outbox(self) -> Outbox:
+        return self._sink.outbox
+
+    @property
+    def _ending(self) -> bool:
+        return self._closed is not None
+
+    def _end(self, close: Close) -> bool:
+        """The one place that every end goes through; the first cause counts. False if there was one."""
+        if self._closed is not None:
+            return False
+        self._closed = close
+        self._memberships.leave_all()
+        self._outbox.close()
+        return True
+
+    def _overflowed(self) -> None:
+        """A room's policy ends this connection. Only marks it: this runs in the middle of a fan-out."""
+        if self._end(Close(4008, "slow consumer")):
+            self._sink.discard()
+            self._cancel_all("slow consumer")
+
+    def _drain(self, code: int) -> None:
+        """The server shuts down: no message is dispatched any more, handlers finish, replies are flushed."""
+        if self._closed is None:
+            self._draining = Close(code, "the server is shutting down")
+            self._dispatcher.inbox.close(discard=True)
+
+    def _remove_from(self, room: Room, reason: LeaveReason, code: str, message: str) -> bool:
+        """Take this connection out of a room, and tell it."""
+        place = self._memberships.joining.get(room.name)
+        is_member = self.rooms.get(room.name) is room
+        if not is_member and (place is None or place.room is not room):
+            return False
+        self._memberships.leave(room.name, reason)
+        if is_member:
+            self._notify("$closed", {"room": room.name, "code": code, "message": message})
+        return True
+
+    def _notify(self, action: str, data: object) -> None:
+        """Tell a v1 client something unasked; an outbox without room drops it, counted."""
+        if not self._format.v1:
+            return
+        try:
+            self.send_nowait(data, action=action)
+        except OutboxFull:
+            self._outbox.dropped += 1
+        except ConnectionGone:
+            pass
+
+    def _cancel_work(self, reason: str) -> None:
+        self._work.cancel(reason=reason)
+        for scope in self._tasks:
+            scope.cancel(reason=reason)
+
+    def _cancel_all(self, reason: str) -> None:
+        self._cancel_work(reason)
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel(reason=reason)
+
+    def _start_task(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
+        """Start a task that ``close`` cancels, while the writer goes on."""
+        assert self._nursery is not None
+        self._nursery.start_soon(self._scoped, function, args)
+
+    async def _scoped(self, function: Callable[..., Awaitable[Any]], args: tuple[object, ...]) -> None:
+        with trio.CancelScope() as scope:
+            self._tasks.add(scope)
+            if self._work.cancel_called:
+                scope.cancel(reason="the connection is closing")
+            try:
+                await function(*args)
+            finally:
+                self._tasks.discard(scope)
+
+    async def _run_task(self, function: Callable[..., Awaitable[Any]], args: tuple[object, ...]) -> None:
+        try:
+            await function(*args)
+        except Exception as exc:
+            await self._node.errors.report(self, exc, "a task of the connection")
+            self.close(1011, "internal error")
+
+
+_OURS = frozenset((1001, 1003, 1007, 1008, 1009, 1011, 1012, 1013))

@@ -1,0 +1,96 @@
+"""What has happened on a node: plain integers while it happens, a frozen snapshot for who asks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import attrs
+
+from ._wire.outbox import Outbox
+from ._wire.transport import Close
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """A snapshot of one server; counts are since it began to serve."""
+
+    connections: int
+    """Open WebSocket connections."""
+    pending_handshakes: int
+    """Connections whose request is not complete."""
+    rooms: int
+    """Rooms that exist."""
+    draining: bool
+    """Whether shutdown has begun."""
+    accepted: int
+    """Upgrades that were accepted."""
+    handshakes_rejected: Mapping[str, int]
+    """Upgrades and requests that were refused, and handshakes that failed, by reason."""
+    accept_errors: int
+    """Times that a connection could not be accepted for want of descriptors."""
+    messages_received: int
+    """Messages from clients."""
+    errors_told: Mapping[str, int]
+    """Errors that clients were told, by code; codes of the program's own are counted as "custom"."""
+    handler_errors: int
+    """Exceptions of handlers, hooks and tasks that were reported."""
+    closes: Mapping[str, int]
+    """Ended connections as "by:code", codes of 3000 and above that peers choose by their thousand."""
+    dead_peers: int
+    """Connections ended because nothing was heard within ``pong_timeout``."""
+    enqueued: int
+    """Messages that outboxes took in, of open and ended connections."""
+    written: int
+    """Messages handed to transports."""
+    displaced: int
+    """Publications removed or replaced by newer ones in an outbox."""
+    discarded: int
+    """Messages never written because their connection ended first."""
+    dropped: int
+    """Publications that outboxes refused."""
+
+
+@attrs.define(eq=False)
+class Counters:
+    """The live numbers."""
+
+    accepted: int = 0
+    accept_errors: int = 0
+    messages_received: int = 0
+    dead_peers: int = 0
+    enqueued: int = 0
+    written: int = 0
+    displaced: int = 0
+    discarded: int = 0
+    dropped: int = 0
+    rejected: Counter[str] = attrs.field(factory=Counter)
+    errors_told: Counter[str] = attrs.field(factory=Counter)
+    closes: Counter[str] = attrs.field(factory=Counter)
+
+    def accept_failed(self) -> None:
+        """Count an accept that failed for want of descriptors."""
+        self.accept_errors += 1
+
+    def reject(self, reason: str) -> None:
+        """Count a handshake that was refused or failed; ``reason`` is from a fixed set."""
+        self.rejected[reason] += 1
+
+    def closed(self, close: Close) -> None:
+        """Count an ended connection; a peer chooses its code, so the set of labels is kept small."""
+        chosen = close.by == "peer" and close.code >= 3000
+        self.closes[f"{close.by}:{close.code // 1000 * 1000 if chosen else close.code}"] += 1
+
+    def absorb(self, outbox: Outbox) -> None:
+        """Add up what an outbox has seen, when its connection ends."""
+        self.enqueued += outbox.enqueued
+        self.written += outbox.written
+        self.displaced += outbox.displaced
+        self.discarded += outbox.discarded
+        self.dropped += outbox.dropped
+
+
+def frozen(counter: Counter[str]) -> Mapping[str, int]:
+    """A read-only copy of a counter."""
+    return MappingProxyType(dict(counter))

@@ -1,0 +1,316 @@
+"""From a message that was read to the reply that is written, for one connection.
+
+Theory of operation. The reader calls :meth:`Dispatcher.received` for each message. What must not wait for a
+handler (``$cancel``, ``$leave``) acts there and then; everything else goes to the inbox. The connection's own
+task takes it out, in order: payload decoded, ``on_message``, middleware, handler, reply. Handlers that are
+concurrent, or stream, run beside in tasks of their own, bounded in number.
+
+What a handler raises: an ActionError is told to the client. Anything else ends this connection with 1011
+after its request was answered ``INTERNAL``, unless the recovery middleware turned it into an ActionError on
+its way out. Either way it is reported, and nobody else notices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from ._builtins import BUILTINS, cancel, leave
+from ._context import enter_handler
+from ._errors import (
+    ActionError,
+    BadMessage,
+    Busy,
+    ConnectionGone,
+    DeadlineExceeded,
+    DuplicateId,
+    InternalError,
+    RequestCancelled,
+    UnknownAction,
+)
+from ._messages.envelope import Malformed, Message, parse
+from ._messages.requests import ANSWERED, InFlight, Inbox, Request
+from ._messages.router import Handler
+from ._wire.frames import Frame
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+    from ._registry import CallNext, Middleware
+
+@attrs.define(eq=False)
+class Context:
+    """What middleware gets: one message on its way to its handler."""
+
+    conn: Connection
+    """The connection that sent it."""
+    message: Message
+    """The message."""
+    deadline: float
+    """The trio time at which the handler is cancelled; ``inf`` for never."""
+    _handler: Handler = attrs.field(repr=False)
+    _arguments: tuple[Any, ...] = attrs.field(repr=False)
+    _emit: Callable[[Any], Any] = attrs.field(repr=False)
+
+
+def compose(middleware: list[Middleware]) -> CallNext:
+    """Make one call of an onion; the first middleware is the outermost."""
+    call: CallNext = _call_handler
+    for layer in reversed(middleware):
+        call = _wrap(layer, call)
+    return call
+
+
+def _wrap(layer: Middleware, call_next: CallNext) -> CallNext:
+    async def wrapped(ctx: Context) -> Any:
+        return await layer(ctx, call_next)
+
+    return wrapped
+
+
+async def _call_handler(ctx: Context) -> Any:
+    """The core of the onion."""
+    result = ctx._handler.function(ctx.conn, *ctx._arguments)
+    if ctx._handler.kind == "async":
+        return await result
+    if ctx._handler.kind == "stream":
+        async with aclosing(result) as items:
+            async for item in items:
+                await ctx._emit(item)
+        return None
+    return result
+
+
+class Dispatcher:
+    """The way of one connection's messages; see the module's theory."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self._node = conn._node
+        self._limits = conn._node.config.limits
+        self.inbox = Inbox(self._limits.inbox_messages)
+        self.in_flight = InFlight()
+        self._idle = trio.lowlevel.ParkingLot()
+        self._to_session: trio.MemorySendChannel[Message] | None = None
+        self.for_session: trio.MemoryReceiveChannel[Message] | None = None
+        if self._node.registry.session is not None:
+            channels = trio.open_memory_channel[Message](self._limits.session_messages)
+            self._to_session, self.for_session = channels
+
+    async def received(self, text: str | bytes) -> None:
+        """One message from the transport."""
+        self._node.counters.messages_received += 1
+        request = self._parse(text)
+        message = request.message
+        if message is not None and message.action == "$cancel":
+            await cancel(self, message)
+        elif message is not None and message.action == "$leave":
+            await leave(self, request)
+        else:
+            self.inbox.put(request)
+
+    def _parse(self, text: str | bytes) -> Request:
+        if isinstance(text, bytes):
+            return Request(None, None, BadMessage("binary messages are not part of this format"))
+        try:
+            message = parse(text, self._limits, now=trio.current_time())
+        except Malformed as exc:
+            return Request(None, exc.ident, exc)
+        request = Request(message, message.id)
+        try:
+            self.in_flight.add(request)
+        except DuplicateId as exc:
+            return Request(None, message.id, exc)
+        return request
+
+    async def run(self) -> None:
+        """Dispatch until the inbox is closed and empty, and every handler has ended."""
+        if self._node.registry.session is not None:
+            self._start(self._run_session)
+        while True:
+            try:
+                request = await self.inbox.take()
+            except trio.EndOfChannel:
+                break
+            await self._dispatch(request)
+        if self._to_session is not None:
+            self._to_session.close()
+        while self.in_flight.concurrent:
+            await self._idle.park()
+
+    async def _dispatch(self, request: Request) -> None:
+        message = request.message
+        if request.cancelled:
+            return
+        if message is None:
+            assert request.error is not None
+            await self.tell(request, request.error)
+            return
+        builtin = BUILTINS.get(message.action or "")
+        if builtin is not None:
+            await self._run(request, lambda: builtin(self, request))
+            return
+        handler = self._node.registry.router.find(message.action or "")
+        if handler is None:
+            await self._without_handler(request, message)
+        elif handler.concurrent or handler.kind == "stream":
+            await self._beside(request, message, handler)
+        else:
+            await self._run(request, lambda: self._call(request, message, handler))
+
+    async def _without_handler(self, request: Request, message: Message) -> None:
+        if self._to_session is not None:
+            self.in_flight.discard(request)
+            await self._to_session.send(message)
+        elif message.action is None:
+            await self.tell(request, BadMessage("neither action nor type"))
+        else:
+            await self.tell(request, UnknownAction())
+
+    async def _beside(self, request: Request, message: Message, handler: Handler) -> None:
+        if handler.kind == "stream" and request.id is None:
+            await self.tell(request, BadMessage("a streaming action needs an id"))
+        elif self.in_flight.concurrent >= self._limits.max_handlers:
+            await self.tell(request, Busy())
+        else:
+            # Entered here and not when the task first runs, so that a $cancel in between finds a scope.
+            request.scope = trio.CancelScope()
+            self._start(lambda: self._run(request, lambda: self._call(request, message, handler)))
+
+    def _start(self, function: Callable[[], Any]) -> None:
+        self.in_flight.concurrent += 1
+        self._conn._start_task(self._counted, function)
+
+    async def _counted(self, function: Callable[[], Any]) -> None:
+        try:
+            await function()
+        finally:
+            self.in_flight.concurrent -= 1
+            self._idle.unpark_all()
+
+    async def _run(self, request: Request, call: Callable[[], Any]) -> None:
+        """Run ``call`` in the request's scope and answer with what comes of it."""
+        message = request.message
+        assert message is not None
+        now = trio.current_time()
+        timeout = self._limits.handler_timeout
+        scope = request.scope = request.scope or trio.CancelScope()
+        scope.deadline = min(message.deadline, math.inf if timeout is None else now + timeout)
+        if request.cancelled or scope.deadline <= now:
+            await self.tell(request, _why_cut(request))
+            return
+        enter_handler(True)
+        try:
+            result = None
+            with scope:
+                result = await call()
+        except ActionError as exc:
+            await self._failed(request, exc)
+        except Exception as exc:
+            await self._crashed(request, exc)
+        else:
+            if scope.cancelled_caught:
+                await self.tell(request, _why_cut(request))
+            elif result is not ANSWERED:
+                await self._reply(request, result)
+        finally:
+            enter_handler(False)
+            self.in_flight.discard(request)
+
+    async def _call(self, request: Request, message: Message, handler: Handler) -> Any:
+        await self._call_hooks(message)
+        arguments = handler.arguments(message, max_depth=self._limits.max_depth)
+        assert request.scope is not None
+
+        async def emit(item: Any) -> None:
+            assert request.id is not None
+            await self._send(self._conn._format.item(request.id, item))
+
+        ctx = Context(self._conn, message, request.scope.deadline, handler, arguments, emit)
+        result = await self._node.call_handler(ctx)
+        if handler.kind != "stream":
+            return result
+        assert request.id is not None
+        await self._send(self._conn._format.end(request.id))
+        return ANSWERED
+
+    async def _call_hooks(self, message: Message) -> None:
+        if not self._node.registry.hooks["on_message"]:
+            return
+        try:
+            await self._conn._hooks.run("on_message", self._conn, message)
+        except ActionError:
+            raise
+        except Exception as exc:
+            raise InternalError from exc
+
+    async def _reply(self, request: Request, result: Any) -> None:
+        if request.id is None:
+            return
+        try:
+            frame = self._conn._format.reply(request.id, result)
+        except Exception as exc:
+            await self._crashed(request, exc)
+        else:
+            await self._send(frame)
+
+    async def _failed(self, request: Request, error: ActionError) -> None:
+        if isinstance(error, InternalError) and error.__cause__ is not None:
+            await self._node.errors.report(self._conn, error.__cause__, f"action {_name(request)}")
+            error = self._node.told(error, error.__cause__)
+        await self.tell(request, error)
+
+    async def _crashed(self, request: Request, error: Exception) -> None:
+        await self._node.errors.report(self._conn, error, f"action {_name(request)}")
+        await self.tell(request, self._node.told(InternalError(), error))
+        self._conn.close(1011, "internal error")
+
+    async def tell(self, request: Request, error: ActionError) -> None:
+        """Tell the client that a request failed, or that a message without an id did."""
+        self.in_flight.discard(request)
+        known = type(error) is not ActionError
+        self._node.counters.errors_told[error.code if known else "custom"] += 1
+        await self._send(self._conn._format.error(request.id, error))
+
+    async def reply(self, request: Request, result: Any) -> None:
+        """Answer a request that did not go through the inbox."""
+        self.in_flight.discard(request)
+        await self._reply(request, result)
+
+    async def _send(self, frame: Frame) -> None:
+        """Send a reply, waiting for room. A connection that ends takes its replies with it, counted."""
+        try:
+            await self._conn._outbox.send(frame)
+        except ConnectionGone:
+            self._conn._outbox.dropped += 1
+
+    def describe(self) -> str:
+        """What is in flight, for the log."""
+        return f"actions {sorted(_name(request) for request in self.in_flight)}"
+
+    async def _run_session(self) -> None:
+        session = self._node.registry.session
+        assert session is not None
+        try:
+            await session(self._conn)
+        except ConnectionGone:
+            pass  # what read_json raises at the end
+        except ActionError as exc:
+            self._conn.close(4500, exc.code)
+        except Exception as exc:
+            await self._node.errors.report(self._conn, exc, "session")
+            self._conn.close(1011, "internal error")
+        else:
+            self._conn.close(1000)
+
+
+def _why_cut(request: Request) -> ActionError:
+    return RequestCancelled() if request.cancelled else DeadlineExceeded()
+
+
+def _name(request: Request) -> str:
+    return repr((request.message.action or "")[:200]) if request.message is not None else "?"

@@ -1,0 +1,236 @@
+"""Hooks: who is registered, and the order in which the hooks of one connection run.
+
+Theory of operation. The hooks of a connection run one at a time in the order of their events. Some events
+come from code that waits for its hooks (a join), others from code that cannot wait (a leave, which is
+synchronous and works in a cancelled ``finally``). Both stand in one line: a task that waits for its turn, or
+a call that a runner makes when it gets to the head. The runner exists only while there is something to run;
+it lives in a nursery of the server, shields each hook for at most ``hook_timeout``, and so finishes what a
+dying connection has left to run. A hook that makes an event of its own connection (a join in ``on_connect``)
+is inside its turn already and does not wait for itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import attrs
+import trio
+
+from ._errors import AlreadyServing, HookTimeout, UsageError
+from ._grace import Grace
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+
+HookName = Literal[
+    "on_connect",
+    "on_disconnect",
+    "on_message",
+    "on_error",
+    "on_join_room",
+    "on_leave_room",
+    "on_room_open",
+    "on_room_close",
+]
+
+Hook = Callable[..., Any]
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+class Hooks:
+    """The registered hooks of a manager, each list in order of registration."""
+
+    def __init__(self) -> None:
+        self._hooks: dict[str, list[Hook]] = {name: [] for name in get_args(HookName)}
+        self.frozen = False
+
+    def add(self, name: HookName, hook: Hook) -> None:
+        """Register a hook."""
+        if self.frozen:
+            raise AlreadyServing("hooks are registered before the manager is served")
+        if not callable(hook):
+            raise UsageError(f"{name} takes a function, not {hook!r}")
+        self._hooks[name].append(hook)
+
+    def __getitem__(self, name: HookName) -> list[Hook]:
+        return self._hooks[name]
+
+
+async def call_hook(hook: Hook, *args: object, timeout: float) -> None:
+    """Call one hook, ``def`` or ``async def``. Raises what it raises, or :exc:`HookTimeout`."""
+    with trio.move_on_after(timeout) as scope:
+        result = hook(*args)
+        if inspect.isawaitable(result):
+            await result
+    if scope.cancelled_caught:
+        raise HookTimeout(f"{getattr(hook, '__name__', hook)!s} ran longer than {timeout} s")
+
+
+class ErrorReporter:
+    """Logs errors and gives them to ``on_error``; an ``on_error`` that raises is logged and nothing more."""
+
+    def __init__(self, hooks: Hooks, logger: Logger, *, timeout: float) -> None:
+        self._hooks = hooks
+        self._logger = logger
+        self._timeout = timeout
+        self.count = 0
+
+    async def report(self, conn: Connection | None, error: BaseException, what: str) -> None:
+        """Tell everybody who wants to know that ``what`` failed."""
+        self.count += 1
+        logger = self._logger if conn is None else conn.logger
+        logger.error("%s failed: %s", what, type(error).__name__, exc_info=error)
+        for hook in self._hooks["on_error"]:
+            try:
+                await call_hook(hook, conn, error, timeout=self._timeout)
+            except Exception:
+                logger.exception("on_error failed")
+
+
+@attrs.define(eq=False)
+class _Turn:
+    """A task that waits until the line has come to it."""
+
+    task: trio.lowlevel.Task
+
+
+@attrs.define(eq=False)
+class _Call:
+    """A hook that the runner calls when the line has come to it."""
+
+    name: HookName
+    hook: Hook
+    args: tuple[object, ...]
+
+
+_current: ContextVar[HookQueue | None] = ContextVar("trio_rooms_hook_queue", default=None)
+
+
+class HookQueue:
+    """The line in which the hooks of one connection stand; see the module's theory.
+
+    ``spawn`` starts the runner in a nursery that outlives the connection, in the connection's context.
+    """
+
+    def __init__(
+        self,
+        conn: Connection,
+        hooks: Hooks,
+        reporter: ErrorReporter,
+        grace: Grace,
+        *,
+        timeout: float,
+        spawn: Callable[[Callable[[], Awaitable[None]]], None],
+    ) -> None:
+        self._conn = conn
+        self._hooks = hooks
+        self._reporter = reporter
+        self._grace = grace
+        self._timeout = timeout
+        self._spawn = spawn
+        self._line: deque[_Turn | _Call] = deque()
+        self._busy = False
+        self._idle = trio.lowlevel.ParkingLot()
+        self._deadline = math.inf
+        self._scope: trio.CancelScope | None = None
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """A block in which no other hook of this connection runs; waits for those that come before."""
+        if _current.get() is self:
+            yield
+            return
+        if self._busy:
+            await self._wait_turn()
+        self._busy = True
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+            self._pass_on()
+
+    async def run(self, name: HookName, *args: object) -> None:
+        """Call the hooks of an event in their turn; the first that raises ends it with its exception.
+
+        Returns only after the hooks of earlier events, even if there are none for this one.
+        """
+        if self._busy or self._hooks[name]:
+            async with self.turn():
+                for hook in self._hooks[name]:
+                    await call_hook(hook, *args, timeout=self._timeout)
+
+    def post(self, name: HookName, *args: object) -> None:
+        """Have the hooks of an event called when their turn has come; what they raise is reported."""
+        for hook in self._hooks[name]:
+            self._line.append(_Call(name, hook, args))
+        if self._line and not self._busy:
+            self._busy = True
+            self._spawn(self._run)
+
+    def limit(self, deadline: float) -> None:
+        """From now on nothing takes longer than until ``deadline``; each hook is still called."""
+        self._deadline = min(self._deadline, deadline)
+        if self._scope is not None:
+            self._scope.deadline = min(self._scope.deadline, self._deadline)
+
+    async def wait_idle(self) -> None:
+        """Wait until nobody is in the line."""
+        await trio.lowlevel.checkpoint()
+        while self._busy:
+            await self._idle.park()
+
+    async def _wait_turn(self) -> None:
+        turn = _Turn(trio.lowlevel.current_task())
+        self._line.append(turn)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._line.remove(turn)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _run(self) -> None:
+        _current.set(self)
+        try:
+            while self._line and isinstance(self._line[0], _Call):
+                await self._make(self._line[0])
+        finally:
+            self._pass_on()
+
+    async def _make(self, call: _Call) -> None:
+        self._line.popleft()
+        try:
+            with self._shield():
+                await call_hook(call.hook, *call.args, timeout=self._timeout)
+        except Exception as exc:
+            with self._shield():
+                await self._reporter.report(self._conn, exc, call.name)
+
+    @contextmanager
+    def _shield(self) -> Iterator[None]:
+        # A little longer than the hook's own timeout, so that it is this one that is seen to pass.
+        seconds = min(self._timeout + 1, self._deadline - trio.current_time())
+        with self._grace.shield(seconds) as self._scope:
+            yield
+        self._scope = None
+
+    def _pass_on(self) -> None:
+        """Give the turn to whoever is next."""
+        if not self._line:
+            self._busy = False
+            self._idle.unpark_all()
+            return
+        head = self._line[0]
+        if isinstance(head, _Turn):
+            self._line.popleft()
+            trio.lowlevel.reschedule(head.task)
+        else:
+            self._spawn(self._run)

@@ -1,0 +1,45 @@
+"""Keepalive: a ping at every interval, and the verdict that a peer is dead.
+
+Any bytes from the peer count as life, not only pongs. Silence counts only while we listen: not while
+reading is held back by us, and not across a jump of the clock (the process was stopped, or the machine
+slept), after which the peer gets one more period.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+import trio
+
+from ._wire.sink import Sink
+from ._wire.transport import Transport
+
+# Waking later than this many seconds after the appointed time means that the clock has jumped.
+_JUMP = 1.0
+
+
+async def keep_alive(
+    sink: Sink, transport: Transport, *, interval: float, timeout: float, rng: random.Random
+) -> None:
+    """Ping until the peer is dead; returns then, within ``interval + timeout`` of its last sign of life.
+
+    The first ping comes after a random part of the interval: connections that began together must not
+    ping together.
+    """
+    next_ping = trio.current_time() + interval * rng.random()
+    silent_since = math.inf
+    while True:
+        wake = min(next_ping, silent_since + timeout)
+        await trio.sleep_until(wake)
+        now = trio.current_time()
+        if transport.last_heard >= silent_since or transport.paused:
+            silent_since = math.inf
+        elif now >= silent_since + timeout:
+            if now - wake < _JUMP:
+                return
+            silent_since = now
+        if now >= next_ping:
+            written = await sink.ping()
+            silent_since = min(silent_since, written)
+            next_ping = written + interval

@@ -1,0 +1,205 @@
+"""How a connection lives and ends.
+
+Theory of operation. The connection's own task runs the middleware and the dispatcher; reader, writer and
+pinger run beside it. Whoever finds the end (the program, the peer, the network, the pinger, a full outbox,
+a crash, a cancellation from outside) records it through ``Connection._end``, where the first cause wins,
+and stops as much as it must:
+
+- closed by the program: handlers are cancelled, the writer empties the outbox, then the close frame goes;
+- drained: the same, but handlers finish first;
+- closed by the peer: what it had sent before is still handled, for ``close_timeout``; nothing is sent;
+- lost, dead, violated, overflowed: everything is cancelled at once.
+
+All of them arrive at :func:`_finish`, which is shielded and bounded: the transport is closed with the
+recorded code while the hooks that are due run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from ._context import enter_connection
+from ._errors import ActionError
+from ._keepalive import keep_alive
+from ._wire.sink import WriteTimedOut
+from ._wire.transport import Close, Transport, TransportClosed
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+    from ._registry import ConnectionMiddleware
+
+
+async def live(conn: Connection, transport: Transport) -> None:
+    """Run a connection from its upgrade to its end. Raises nothing but cancellation from outside."""
+    enter_connection(conn)
+    conn._transport = transport
+    conn._node.counters.accepted += 1
+    conn._node.add_connection(conn)
+    error: BaseException | None = None
+    try:
+        try:
+            async with trio.open_nursery() as nursery:
+                conn._nursery = nursery
+                nursery.start_soon(_read, conn, transport)
+                nursery.start_soon(_write, conn, transport)
+                nursery.start_soon(_watch, conn, transport)
+                await _serve(conn)
+                await _flush(conn, nursery)
+        except* Exception as group:
+            error = group
+        except* trio.Cancelled as group:  # noqa: ASYNC103 - re-raised unless nobody above us is cancelled
+            if trio.current_effective_deadline() == -math.inf:
+                raise
+            error = group  # user code kept a Cancelled and raised it again; it must not reach the server
+    finally:
+        if error is not None:
+            conn._end(Close(1011, "internal error"))
+        await _finish(conn, transport, error)
+
+
+async def _serve(conn: Connection) -> None:
+    """Middleware, on_connect, messages; returns when there is nothing more to dispatch."""
+    conn._notify("$welcome", {"connection": conn.id})
+    with conn._work:
+        try:
+            await compose(conn._node.registry.connection_middleware)(conn)
+        except ActionError as exc:
+            conn.close(4500, exc.code)
+        except Exception as exc:
+            await conn._node.errors.report(conn, exc, "on_connect or connection middleware")
+            conn.close(1011, "internal error")
+        else:
+            if not conn._on_connect_begun:
+                conn.close(1008, "refused")
+
+
+def compose(
+    middleware: list[ConnectionMiddleware],
+) -> Callable[[Connection], Awaitable[None]]:
+    """Make one call of an onion around a connection's life; the first middleware is the outermost."""
+    call: Callable[[Connection], Awaitable[None]] = _connected
+    for layer in reversed(middleware):
+        call = partial(_call_layer, layer, call)
+    return call
+
+
+async def _call_layer(
+    layer: ConnectionMiddleware, call_next: Callable[[Connection], Awaitable[None]], conn: Connection
+) -> None:
+    await layer(conn, call_next)
+
+
+async def _connected(conn: Connection) -> None:
+    conn._on_connect_begun = True
+    await conn._hooks.run("on_connect", conn)
+    await conn._dispatcher.run()
+
+
+async def _flush(conn: Connection, nursery: trio.Nursery) -> None:
+    """Let the writer empty the outbox, for a bounded time; it cancels the nursery when it has."""
+    conn._end(conn._draining or Close(1000))
+    conn._cancel_work("the connection is closing")
+    conn._sink.finish()
+    conn._served = True
+    if conn._written:
+        nursery.cancel_scope.cancel(reason="all is written")
+    nursery.cancel_scope.deadline = trio.current_time() + conn._node.config.close_timeout
+    await trio.sleep_forever()
+
+
+async def _read(conn: Connection, transport: Transport) -> None:
+    """The reader: from the transport to the inbox, until the transport says how it ended."""
+    while True:
+        try:
+            message = await transport.receive()
+        except TransportClosed as exc:
+            _transport_ended(conn, exc.close)
+            return
+        if conn._closed is None:
+            await conn._dispatcher.received(message)
+
+
+async def _write(conn: Connection, transport: Transport) -> None:
+    """The writer: from the outbox to the transport; when all is written that ever will be, it is the last."""
+    try:
+        await conn._sink.run(transport)
+    except TransportClosed as exc:
+        _transport_ended(conn, exc.close)
+    except WriteTimedOut:
+        conn._end(Close(1006, "a write timed out", "network"))
+        conn._cancel_all("a write timed out")
+    conn._written = True
+    if conn._served and conn._nursery is not None:
+        conn._nursery.cancel_scope.cancel(reason="all is written")
+
+
+def _transport_ended(conn: Connection, close: Close) -> None:
+    """The transport has told the reader or the writer that it is over."""
+    first = conn._end(close)
+    conn._sink.discard()
+    if close.by == "peer" and first:
+        # What it sent before its close frame is still handled; nobody waits for the answers any more.
+        conn._dispatcher.inbox.close(discard=False)
+        conn._work.deadline = trio.current_time() + conn._node.config.close_timeout
+    elif first or (conn._closed is not None and conn._closed.by == "server"):
+        conn._cancel_all(f"the connection was lost ({close.code})")
+
+
+async def _watch(conn: Connection, transport: Transport) -> None:
+    """The pinger."""
+    node = conn._node
+    await keep_alive(
+        conn._sink,
+        transport,
+        interval=node.config.ping_interval,
+        timeout=node.config.pong_timeout,
+        rng=node.rng,
+    )
+    if conn._end(Close(1006, "nothing was heard from the peer", "network")):
+        node.counters.dead_peers += 1
+        conn._cancel_all("the peer is dead")
+
+
+async def _finish(conn: Connection, transport: Transport, error: BaseException | None) -> None:
+    """The end of every connection: out of the indexes, the transport closed, hooks run."""
+    node = conn._node
+    if conn._closed is None:  # cancelled from outside
+        conn._end(Close(1012 if node.draining else 1001, "the server is closing"))
+    close = conn._closed
+    assert close is not None
+    conn._dispatcher.inbox.close(discard=True)
+    conn._sink.discard()
+    node.remove_connection(conn)
+    node.counters.absorb(conn._outbox)
+    with node.grace.shield(max(node.config.close_timeout, node.config.hook_timeout)):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_close_transport, conn, transport, close)
+            await _run_last_hooks(conn, close, error)
+    node.counters.closed(close)
+    conn._over = True
+    if conn._gone is not None:
+        conn._gone.set()
+
+
+async def _close_transport(conn: Connection, transport: Transport, close: Close) -> None:
+    with trio.move_on_after(conn._node.config.close_timeout):
+        if close.by == "network":
+            await transport.abort()
+        else:
+            await transport.close(close.code, close.reason)
+    await transport.abort()
+
+
+async def _run_last_hooks(conn: Connection, close: Close, error: BaseException | None) -> None:
+    node = conn._node
+    if error is not None:
+        await node.errors.report(conn, error, "connection")
+    if conn._on_connect_begun:
+        conn._hooks.post("on_disconnect", conn, close)
+    conn._hooks.limit(trio.current_time() + node.config.hook_timeout)
+    await conn._hooks.wait_idle()

@@ -1,0 +1,313 @@
+"""The application object: what is registered with it, how it is served, and the verbs that reach clients."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ._config import Config
+from ._connection import Connection
+from ._context import current_connection, current_room
+from ._errors import AlreadyServing, ConnectionGone, NotServing, OutboxFull, UsageError
+from ._membership import Joined
+from ._node import Node
+from ._registrar import Registrar
+from ._registry import Middleware
+from ._room import Room
+from ._rooms.publication import Report
+from ._server import Server, serve
+from ._signals import run_until_signalled
+from ._wire.over_trio_websocket import CallersRequest
+from ._wire.upgrade import AllowedOrigins
+from .brokers.base import Broker
+from .brokers.memory import MemoryBroker
+
+if TYPE_CHECKING:
+    from trio_websocket import WebSocketRequest
+
+
+class Manager(Registrar):
+    """Handlers, hooks, middleware, room options and configuration, ready to be served.
+
+    Make it anywhere, also outside ``trio.run``. It is frozen while it is served, can be served again
+    afterwards, and nothing of one run is left for the next.
+
+    Args:
+      config: Settings and limits.
+      logger: Where errors are logged; default ``logging.getLogger("trio_rooms")``.
+      middleware: As for :meth:`use`.
+      broker: Carries publications; default is the broker of one process.
+      debug: Tell clients the text of exceptions. Off by default, and for development only.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: Config | None = None,
+        logger: logging.Logger | logging.LoggerAdapter[Any] | None = None,
+        middleware: Iterable[Middleware] = (),
+        broker: Broker | None = None,
+        debug: bool = False,
+    ) -> None:
+        super().__init__(middleware)
+        self.config = Config() if config is None else config
+        """The configuration it was made with."""
+        self.logger = logging.getLogger("trio_rooms") if logger is None else logger
+        """The logger it was made with."""
+        self._broker = MemoryBroker() if broker is None else broker
+        self._debug = debug
+        self._server: Server | None = None
+
+    async def serve(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        path: str | None = "/ws",
+        listeners: Sequence[trio.abc.Listener[Any]] | None = None,
+        allowed_origins: AllowedOrigins = "same",
+        task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until shut down: ``server = await nursery.start(manager.serve)``.
+
+        Returns when a shutdown that was begun is complete; then nothing is left of it. Cancelling it skips the
+        drain: clients get a close frame, within ``close_timeout``, and hooks run, within ``hook_timeout``.
+
+        Args:
+          host: The address or name to listen on.
+          port: The port; 0 lets the system choose, see ``server.port``.
+          path: Where upgrades are accepted, with or without a query; None accepts them anywhere.
+          listeners: Use these instead of ``host`` and ``port``, and close them at the end. An empty list serves
+            only what is given to :meth:`handle_connection`.
+          allowed_origins: "same" (default): pages of the same host and port, and clients that send no Origin.
+            A list of "https://app.example.com" or "https://*.example.com": those. None: any.
+
+        Raises :exc:`AlreadyServing`, OSError if it cannot listen, and whatever the broker fails with.
+        """
+        if self._registry.frozen:
+            raise AlreadyServing("this manager is being served")
+        self._registry.freeze(True)
+        try:
+            await serve(
+                self._make_node,
+                host=host,
+                port=port,
+                path=path,
+                listeners=listeners,
+                allowed_origins=allowed_origins,
+                on_server=self._set_server,
+                task_status=task_status,
+            )
+        finally:
+            self._server = None
+            self._registry.freeze(False)
+
+    async def handle_connection(self, connection: trio.abc.Stream | WebSocketRequest) -> None:
+        """Serve a connection that the caller accepted; returns when it is over. Cancelling it closes it with 1001.
+
+        A stream is ours from the first byte: the handshake is read from it, and it is closed at the end. Given a
+        request of the caller's own trio-websocket server, the limits of handshake and frames are those of that
+        server; origin, ``authenticate`` and everything after the upgrade are ours.
+
+        Raises :exc:`NotServing` unless the manager is served (``listeners=[]`` serves without listening), and
+        nothing on account of the client.
+        """
+        arrivals = self._running()._arrivals
+        request = CallersRequest.wrap(connection)
+        if request is not None:
+            await arrivals.handle_request(request)
+        elif isinstance(connection, trio.abc.Stream):
+            await arrivals.handle(connection)
+        else:
+            raise UsageError(f"handle_connection takes a trio stream or a trio-websocket request, not {connection!r}")
+
+    def run(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        path: str | None = "/ws",
+        allowed_origins: AllowedOrigins = "same",
+        on_listening: Callable[[Server], None] | None = None,
+    ) -> None:
+        """Serve as a whole program, until SIGINT or SIGTERM has been answered with a shutdown.
+
+        A second SIGINT cancels at once. Calls ``trio.run``. ``on_listening`` is called once with the server.
+        """
+        serve_it = partial(self._serve_and_tell, on_listening, host, port, path, allowed_origins)
+        trio.run(run_until_signalled, serve_it, self.begin_shutdown)
+
+    async def _serve_and_tell(
+        self,
+        on_listening: Callable[[Server], None] | None,
+        host: str,
+        port: int,
+        path: str | None,
+        allowed_origins: AllowedOrigins,
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(
+                partial(self.serve, host=host, port=port, path=path, allowed_origins=allowed_origins)
+            )
+            if on_listening is not None:
+                on_listening(server)
+
+    def begin_shutdown(self, *, returning: bool = True) -> None:
+        """Begin to shut down; synchronous and idempotent. Without a running serve it does nothing.
+
+        Clients are closed with 1012, which says that the service restarts; ``returning=False`` closes them with
+        1001, which says that it goes away.
+        """
+        if self._server is not None:
+            self._server.begin_shutdown(returning=returning)
+
+    async def shutdown(self) -> None:
+        """Shut down and wait until serve has ended. In a task of a connection or room it only begins: the end
+        would wait for that task. Always a checkpoint."""
+        server = self._server
+        self.begin_shutdown()
+        await trio.lowlevel.checkpoint()
+        if server is not None and current_connection() is None and current_room() is None:
+            await server.wait_closed()
+
+    @property
+    def server(self) -> Server | None:
+        """The running serve, if there is one."""
+        return self._server
+
+    @property
+    def connections(self) -> Mapping[str, Connection]:
+        """The open connections of this node by id; a live view."""
+        return MappingProxyType(self._node.connections if self._server is not None else {})
+
+    def get_room(self, name: str) -> Room | None:
+        """The room of that name, if it exists on this node."""
+        return self._node.rooms.get(name) if self._server is not None else None
+
+    def rooms(self) -> list[Room]:
+        """The rooms that exist on this node."""
+        return list(self._node.rooms.values()) if self._server is not None else []
+
+    async def join_room(self, conn: Connection, room: str) -> Joined:
+        """As ``conn.join(room)``."""
+        return await conn.join(room)
+
+    def leave_room(self, conn: Connection, room: str) -> bool:
+        """As ``conn.leave(room)``."""
+        return conn.leave(room)
+
+    def broadcast_to_room(
+        self, room: str, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None
+    ) -> Report:
+        """Publish to a room without waiting; as ``room.publish_nowait``, and the room need not exist here.
+
+        Raises :exc:`BrokerBusy` (nothing was sent), :exc:`EncodingError`, :exc:`MessageTooLarge`,
+        :exc:`NotServing`. From a thread: ``trio.from_thread.run_sync(manager.broadcast_to_room, room, event)``.
+        """
+        return self._publish((room,), event, exclude=exclude, key=key)
+
+    def broadcast_to_rooms(
+        self, rooms: Iterable[str], event: object, *, exclude: Iterable[Connection | str] = ()
+    ) -> Report:
+        """Publish to the members of any of several rooms, one copy for each connection.
+
+        A member of several of them gets it as an event of the first that it is in, under that room's policy.
+        """
+        if isinstance(rooms, str):
+            raise UsageError("broadcast_to_rooms takes several names, not one")
+        names = tuple(dict.fromkeys(rooms))
+        return self._publish(names, event, exclude=exclude) if names else Report(final=True)
+
+    def broadcast_to_all(
+        self, event: object, *, action: str | None = None, exclude: Iterable[Connection | str] = ()
+    ) -> Report:
+        """Publish to every connection. One whose outbox is full is closed with 4008."""
+        return self._publish((), event, exclude=exclude, action=action)
+
+    def send_to_connection(self, conn: Connection | str, message: object, *, action: str | None = None) -> None:
+        """Send to one connection of this node without waiting.
+
+        Raises :exc:`ConnectionGone`, :exc:`OutboxFull`, :exc:`EncodingError`, :exc:`MessageTooLarge`.
+        """
+        if isinstance(conn, str):
+            found = self._node.connections.get(conn)
+            if found is None:
+                raise ConnectionGone("no connection has this id")
+            conn = found
+        conn.send_nowait(message, action=action)
+
+    def send_to_user(self, user: str, message: object, *, action: str | None = None) -> Report:
+        """Send to every connection of a user on this node; outboxes without room are counted as ``dropped``."""
+        enqueued = dropped = 0
+        for conn in tuple(self._node.users.get(user, ())):
+            try:
+                conn.send_nowait(message, action=action)
+                enqueued += 1
+            except (OutboxFull, ConnectionGone):
+                dropped += 1
+        return Report(final=True, enqueued=enqueued, dropped=dropped)
+
+    def _publish(self, rooms: tuple[str, ...], event: object, **options: Any) -> Report:
+        node = self._node
+        return node.submit(node.publication(rooms, event, **options))[1]
+
+    def _running(self) -> Server:
+        if self._server is None:
+            raise NotServing("this manager is not being served")
+        return self._server
+
+    @property
+    def _node(self) -> Node:
+        return self._running()._node
+
+    def _set_server(self, server: Server) -> None:
+        self._server = server
+
+    def _make_node(self, nursery: trio.Nursery) -> Node:
+        return Node(
+            config=self.config,
+            registry=self._registry,
+            broker=self._broker,
+            logger=self.logger,
+            debug=self._debug,
+            nursery=nursery,
+        )
+
+
+@asynccontextmanager
+async def serve_rooms(
+    manager: Manager,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    path: str | None = "/ws",
+    listeners: Sequence[trio.abc.Listener[Any]] | None = None,
+    allowed_origins: AllowedOrigins = "same",
+) -> AsyncIterator[Server]:
+    """``async with serve_rooms(manager, port=8080) as server:`` serves for the length of the block.
+
+    Leaving the block shuts down with a drain. An exception or a cancellation skips the drain; clients still get
+    a close frame. As with every nursery, exceptions come out in an exception group. A shutdown that
+    somebody else begins does not end the block: ``await server.wait_closed()`` waits for one.
+
+    The arguments are those of :meth:`Manager.serve`.
+    """
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(
+            partial(
+                manager.serve,
+                host=host,
+                port=port,
+                path=path,
+                listeners=listeners,
+                allowed_origins=allowed_origins,
+            )
+        )
+        yield server
+        server.begin_shutdown()

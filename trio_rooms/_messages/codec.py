@@ -1,0 +1,109 @@
+"""Formats: what goes over the wire for each kind of message. Bytes in, bytes out; frames are made elsewhere.
+
+``plain`` is what the Go package spoke: outbound is exactly the object that was sent. ``trio-rooms.v1.json``
+takes the same inbound fields and puts an envelope around what goes out, so that a client can tell replies,
+publications and direct messages apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from .._errors import ActionError, EncodingError
+
+Id = int | str
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode(obj: object) -> bytes:
+    """JSON of anything that msgspec encodes: builtins, attrs and dataclasses, datetimes, UUIDs, enums, bytes
+    (as base64). NaN and infinities become null. Raises :exc:`EncodingError`.
+    """
+    try:
+        return _encoder.encode(obj)
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        raise EncodingError(f"cannot encode {type(obj).__name__} as JSON: {exc}") from exc
+
+
+class Codec(Protocol):
+    """One wire format."""
+
+    @property
+    def subprotocol(self) -> str | None:
+        """How a client asks for it; None for what a client gets that asks for nothing."""
+        ...
+
+    @property
+    def v1(self) -> bool:
+        """Whether there is an envelope around what goes out."""
+        ...
+
+    def publication(self, room: str | None, action: str | None, data: bytes) -> bytes:
+        """An event of a room (None: for everybody), already encoded."""
+
+    def direct(self, obj: object, action: str | None) -> bytes:
+        """A message to one connection."""
+
+    def reply(self, ident: Id, data: object) -> bytes:
+        """The result of a request."""
+
+    def item(self, ident: Id, data: object) -> bytes:
+        """One of the results of a streaming request."""
+
+    def end(self, ident: Id) -> bytes:
+        """The end of a streaming request."""
+
+    def error(self, ident: Id | None, error: ActionError) -> bytes:
+        """The failure of a request, or of a message without an id."""
+
+
+class _Replies:
+    """Replies are the same in both formats: an ``id`` is honoured in plain, too."""
+
+    def reply(self, ident: Id, data: object) -> bytes:
+        return encode({"id": ident, "data": data})
+
+    def item(self, ident: Id, data: object) -> bytes:
+        return encode({"id": ident, "data": data, "more": True})
+
+    def end(self, ident: Id) -> bytes:
+        return encode({"id": ident, "more": False})
+
+    def error(self, ident: Id | None, error: ActionError) -> bytes:
+        told = {"code": error.code, "message": error.message, "temporary": error.temporary}
+        return encode({"error": told} if ident is None else {"id": ident, "error": told})
+
+
+class Plain(_Replies):
+    """No subprotocol: what was sent, as it is."""
+
+    subprotocol: str | None = None
+    v1 = False
+
+    def publication(self, room: str | None, action: str | None, data: bytes) -> bytes:
+        return data if action is None else encode({"action": action, "data": msgspec.Raw(data)})
+
+    def direct(self, obj: object, action: str | None) -> bytes:
+        return encode(obj if action is None else {"action": action, "data": obj})
+
+
+class V1Json(_Replies):
+    """``trio-rooms.v1.json``: an envelope around everything."""
+
+    subprotocol: str | None = "trio-rooms.v1.json"
+    v1 = True
+
+    def publication(self, room: str | None, action: str | None, data: bytes) -> bytes:
+        envelope: dict[str, Any] = {}
+        if room is not None:
+            envelope["room"] = room
+        if action is not None:
+            envelope["action"] = action
+        envelope["data"] = msgspec.Raw(data)
+        return encode(envelope)
+
+    def direct(self, obj: object, action: str | None) -> bytes:
+        return encode({"data": obj} if action is None else {"action": action, "data": obj})

@@ -1,0 +1,123 @@
+"""From an action to its handler, and from a handler's signature to how it is called.
+
+Everything that can be wrong with a handler is found when it is registered: its parameters, its
+annotations, and whether its type can be decoded.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal
+
+import attrs
+import msgspec
+
+from .._errors import AlreadyServing, UnknownAction, UsageError
+from .envelope import Message, decode_as
+
+Kind = Literal["async", "sync", "stream"]
+
+
+@attrs.frozen(eq=False)
+class Handler:
+    """A registered function with all that is needed to call it."""
+
+    action: str
+    function: Callable[..., Any]
+    kind: Kind
+    concurrent: bool
+    takes: Literal["nothing", "message", "raw", "typed"]
+    decoder: msgspec.json.Decoder[Any] | None
+
+    def arguments(self, message: Message, *, max_depth: int) -> tuple[Any, ...]:
+        """What follows the connection in the call. Raises :exc:`BadMessage`."""
+        if self.takes == "nothing":
+            return ()
+        if self.takes == "message":
+            return (message,)
+        if self.takes == "raw":
+            return (msgspec.Raw(message.raw),)
+        assert self.decoder is not None
+        return (decode_as(self.decoder, message.raw, max_depth=max_depth),)
+
+
+class Router:
+    """The handlers of a manager by action."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+        self.frozen = False
+
+    def add(self, action: str, function: Callable[..., Any], *, concurrent: bool = False) -> Handler:
+        """Register a handler. Raises :exc:`UsageError` for anything that could never work."""
+        if self.frozen:
+            raise AlreadyServing("handlers are registered before the manager is served")
+        if not action or action.startswith("$"):
+            raise UsageError(f"{action!r} is not an action for a handler: names with a leading $ are the library's")
+        if action in self._handlers:
+            raise UsageError(f"there is a handler for {action!r} already")
+        handler = inspect_handler(action, function, concurrent=concurrent)
+        self._handlers[action] = handler
+        return handler
+
+    def find(self, action: str) -> Handler | None:
+        """The handler for an action, if there is one."""
+        return self._handlers.get(action)
+
+    def get(self, action: str) -> Handler:
+        """The handler for an action. Raises :exc:`UnknownAction`."""
+        handler = self._handlers.get(action)
+        if handler is None:
+            raise UnknownAction
+        return handler
+
+
+def inspect_handler(action: str, function: Callable[..., Any], *, concurrent: bool) -> Handler:
+    """Work out how a handler is called from its signature."""
+    parameters = _positional(action, function)
+    takes: Literal["nothing", "message", "raw", "typed"] = "nothing"
+    decoder = None
+    if len(parameters) == 2:
+        annotation = parameters[1].annotation
+        if annotation in (inspect.Parameter.empty, Message):
+            takes = "message"
+        elif annotation is msgspec.Raw:
+            takes = "raw"
+        else:
+            takes = "typed"
+            decoder = _decoder(action, annotation)
+    return Handler(action, function, _kind(function), concurrent, takes, decoder)
+
+
+def _positional(action: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except (TypeError, ValueError, NameError, SyntaxError) as exc:
+        raise UsageError(f"the signature of the handler for {action!r} cannot be read: {exc}") from exc
+    parameters = list(signature.parameters.values())
+    required = [
+        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
+    optional = [p for p in parameters if p not in required]
+    if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in optional) or not 1 <= len(required) <= 2:
+        raise UsageError(f"the handler for {action!r} must take (conn) or (conn, data), not {signature}")
+    return required
+
+
+def _decoder(action: str, annotation: Any) -> msgspec.json.Decoder[Any]:
+    try:
+        return msgspec.json.Decoder(annotation)
+    except TypeError as exc:
+        raise UsageError(f"the handler for {action!r} takes {annotation!r}, which cannot be decoded: {exc}") from exc
+
+
+def _kind(function: Callable[..., Any]) -> Kind:
+    target = function
+    while hasattr(target, "func"):  # functools.partial
+        target = target.func
+    if not inspect.isroutine(target) and callable(target):
+        target = type(target).__call__
+    if inspect.isasyncgenfunction(target):
+        return "stream"
+    return "async" if inspect.iscoroutinefunction(target) else "sync"

@@ -1,0 +1,197 @@
+"""One process that serves: what all its connections and rooms share for the length of one ``serve``.
+
+A node is made when ``serve`` begins and thrown away when it ends, so nothing of one run can be found in
+the next. It also is where publications come back from the broker: :meth:`Node.deliver` is the only way to
+a member, runs whole without a checkpoint, and calls nothing of the user's.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import random
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from ._config import Config, RoomOptions
+from ._counters import Counters
+from ._dispatch import compose
+from ._errors import ActionError, BadRoom, MessageTooLarge, RoomNotFound, TooManyRooms, UsageError
+from ._grace import Grace
+from ._hooks import ErrorReporter, Logger
+from ._messages.codec import encode
+from ._room import Room
+from ._rooms.names import why_not_a_room
+from ._rooms.publication import Publication, Report
+from ._rooms.roster import fan_out, union
+from ._wire.frames import OVERHEAD
+from .brokers.base import Broker, Position, Submission
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._connection import Connection
+    from ._registry import CallNext, Registry
+
+# The longest header of a frame plus what an envelope adds besides the room's name.
+_ENVELOPE = 64
+
+
+@attrs.define(eq=False)
+class Node:
+    """The shared state of one ``serve``."""
+
+    config: Config
+    registry: Registry
+    broker: Broker
+    logger: Logger
+    debug: bool
+    nursery: trio.Nursery
+    """Tasks of rooms, and hooks that outlive what they belong to. Cancelled last."""
+    grace: Grace = attrs.field(factory=Grace)
+    counters: Counters = attrs.field(factory=Counters)
+    connections: dict[str, Connection] = attrs.field(factory=dict)
+    users: dict[str, set[Connection]] = attrs.field(factory=dict)
+    rooms: dict[str, Room] = attrs.field(factory=dict)
+    closing_rooms: dict[str, Room] = attrs.field(factory=dict)
+    """Rooms that are closed but whose ``on_room_close`` has not ended; the next of that name waits for it."""
+    draining: bool = False
+    rng: random.Random = attrs.field(factory=random.Random)
+    """For what is spread at random: pings and the closes of a drain. Not for anything secret."""
+    errors: ErrorReporter = attrs.field(init=False)
+    call_handler: CallNext = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.errors = ErrorReporter(self.registry.hooks, self.logger, timeout=self.config.hook_timeout)
+        self.call_handler = compose(self.registry.middleware)
+
+    def told(self, error: ActionError, cause: BaseException) -> ActionError:
+        """What a client is told of an exception: a fixed text, unless debugging is switched on."""
+        return ActionError(error.code, f"{type(cause).__name__}: {cause}"[:1000]) if self.debug else error
+
+    def spawn(self, function: Callable[[], Awaitable[None]], context: contextvars.Context) -> None:
+        """Start a task of the node's in a given context, not in that of whoever happens to run now."""
+        context.run(self.nursery.start_soon, function)
+
+    def add_connection(self, conn: Connection) -> None:
+        """Enter a connection into the indexes."""
+        self.connections[conn.id] = conn
+        if conn.identity.user is not None:
+            self.users.setdefault(conn.identity.user, set()).add(conn)
+
+    def remove_connection(self, conn: Connection) -> None:
+        """Take a connection out of the indexes."""
+        self.connections.pop(conn.id, None)
+        user = conn.identity.user
+        if user is not None and user in self.users:
+            self.users[user].discard(conn)
+            if not self.users[user]:
+                del self.users[user]
+
+    def room_options(self, name: str) -> RoomOptions:
+        """The options for a room's name. Raises :exc:`BadRoom`, :exc:`RoomNotFound`."""
+        problem = why_not_a_room(name, max_bytes=self.config.limits.max_room_name_bytes)
+        if problem is not None:
+            raise BadRoom(problem)
+        options = self.registry.patterns.match(name)
+        if options is None:
+            if self.config.rooms == "declared":
+                raise RoomNotFound
+            options = _DEFAULT_OPTIONS
+        return options
+
+    def open_room(self, name: str, options: RoomOptions) -> Room:
+        """The room of that name, made if there is none. Raises :exc:`TooManyRooms`."""
+        room = self.rooms.get(name)
+        if room is None:
+            if len(self.rooms) >= self.config.limits.max_rooms:
+                raise TooManyRooms("too many rooms on this node")
+            room = self.rooms[name] = Room(self, name, options)
+        return room
+
+    def publication(
+        self,
+        rooms: tuple[str, ...],
+        event: object,
+        *,
+        exclude: Iterable[Connection | str] = (),
+        key: str | None = None,
+        action: str | None = None,
+    ) -> Publication:
+        """Encode an event once. Raises :exc:`EncodingError`, :exc:`MessageTooLarge`, :exc:`UsageError`."""
+        for room in rooms:
+            problem = why_not_a_room(room, max_bytes=self.config.limits.max_room_name_bytes)
+            if problem is not None:
+                raise UsageError(f"{room!r}: {problem}")
+        if isinstance(exclude, str):
+            raise UsageError("exclude takes connections or ids, in an iterable")
+        data = encode(event)
+        longest = max((len(room.encode()) for room in rooms), default=0) + len((action or "").encode())
+        # Names grow when JSON escapes them, at most sixfold.
+        if len(data) + 6 * longest + _ENVELOPE + OVERHEAD > self.config.limits.outbox_bytes:
+            raise MessageTooLarge(f"an event of {len(data)} bytes is larger than an outbox")
+        excluded = frozenset(one if isinstance(one, str) else one.id for one in exclude)
+        return Publication(rooms, data, exclude=excluded, key=key, action=action)
+
+    def submit(self, publication: Publication) -> tuple[Submission, Report]:
+        """Give a publication to the broker; what is known of its delivery so far. Raises BrokerBusy."""
+        submission = self.broker.submit(publication)
+        return submission, publication.report or Report()
+
+    async def publish(self, publication: Publication) -> Report:
+        """Submit when the broker has room, wait for its confirmation and for the delivery on this node.
+
+        A cancel while waiting for room: nothing was published. Later: the outcome is unknown.
+        """
+        submission = await self._submit_when_ready(publication)
+        delivered = trio.Event()
+        publication.on_delivered = delivered.set
+        if publication.report is not None:
+            delivered.set()
+        await submission.wait()
+        await delivered.wait()
+        assert publication.report is not None
+        return publication.report
+
+    async def _submit_when_ready(self, publication: Publication) -> Submission:
+        await trio.lowlevel.checkpoint()
+        while True:
+            try:
+                return self.broker.submit(publication)
+            except trio.WouldBlock:
+                await self.broker.wait_ready()
+
+    def deliver(self, publication: Publication, position: Position | None) -> Report:
+        """Serve this node's members. The broker's to call, once for each publication, in order."""
+        ended: list[Connection] = []
+        report = Report(final=True)
+        for part, members, exclude in self._targets(publication):
+            report += fan_out(part, members, exclude, ended)
+        for conn in ended:
+            conn._overflowed()
+        publication.report = report
+        if publication.on_delivered is not None:
+            publication.on_delivered()
+        return report
+
+    def _targets(
+        self, publication: Publication
+    ) -> Iterable[tuple[Publication, Iterable[Connection], frozenset[str]]]:
+        if not publication.rooms:
+            return [(publication, self.connections.values(), publication.exclude)]
+        present = [(name, self.rooms[name]) for name in publication.rooms if name in self.rooms]
+        for name, room in present:
+            publication.overflow = room.options.overflow
+            if len(publication.rooms) == 1:
+                return [(publication, room._roster.members.values(), publication.exclude)]
+        parts = []
+        for name, members in union(((name, room._roster) for name, room in present), publication.exclude):
+            part = publication.to(name)
+            part.overflow = self.rooms[name].options.overflow
+            parts.append((part, members, frozenset[str]()))
+        return parts
+
+
+_DEFAULT_OPTIONS = RoomOptions()

@@ -1,0 +1,168 @@
+"""A room as the program sees it: members, metadata, publishing, tasks of its own, and its end.
+
+A room exists from the first reserved place until the last member has left and ``linger`` has passed. One
+that has neither hooks, nor tasks, nor a linger time is only an entry in a dict; any other has a
+:class:`~trio_rooms._room_task.RoomTask`, which opens it, owns its nursery, and closes it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ._config import RoomOptions
+from ._context import enter_room
+from ._errors import RoomClosed, RoomFailed, RoomsError
+from ._room_task import RoomTask
+from ._rooms.publication import Report
+from ._rooms.roster import Roster
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+    from ._node import Node
+
+
+class Room:
+    """A named group of connections. Get one from ``manager.get_room``, ``conn.join`` or a room hook."""
+
+    def __init__(self, node: Node, name: str, options: RoomOptions) -> None:
+        self.name = name
+        """The room's name."""
+        self.options = options
+        """The options of the first pattern that matched the name."""
+        self.metadata: dict[str, Any] = {}
+        """Yours; lives as long as the room does."""
+        self.closed = False
+        """Whether the room has ended; a later room of the same name is another object."""
+        self._node = node
+        capacity = node.config.max_connections_per_room if options.capacity is None else options.capacity
+        self._roster: Roster[Connection] = Roster(capacity)
+        self._failure: RoomsError | None = None
+        self._task: RoomTask | None = None
+        hooks = node.registry.hooks
+        if options.linger or hooks["on_room_open"] or hooks["on_room_close"] or name in node.closing_rooms:
+            self._start_task()
+
+    def __repr__(self) -> str:
+        return f"<Room {self.name!r}: {len(self._roster.members)} members{', closed' if self.closed else ''}>"
+
+    @property
+    def members(self) -> tuple[Connection, ...]:
+        """The connections that are in the room on this node, in the order in which they joined."""
+        return tuple(self._roster.members.values())
+
+    def __contains__(self, conn: object) -> bool:
+        return any(member is conn for member in self._roster.members.values())
+
+    async def publish(self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None) -> Report:
+        """Publish to the room, waiting for the broker where ``publish_nowait`` would raise BrokerBusy.
+
+        Returns when the broker has confirmed and the members of this node were served; what this task then
+        sends to one of them stands behind the event. Always a checkpoint. A cancel while it waits for room
+        means that nothing was published; later, that the outcome is unknown.
+        """
+        return await self._node.publish(self._node.publication((self.name,), event, exclude=exclude, key=key))
+
+    def publish_nowait(self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None) -> Report:
+        """Publish to the room without waiting.
+
+        ``exclude`` takes connections or their ids. ``key`` names what a newer event replaces where the room
+        conflates. With the broker of one process the members have been served when this returns
+        (``report.final``). Raises :exc:`BrokerBusy` (nothing was sent), :exc:`EncodingError` and
+        :exc:`MessageTooLarge`.
+        """
+        return self._node.submit(self._node.publication((self.name,), event, exclude=exclude, key=key))[1]
+
+    def start_soon(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
+        """Start a task that belongs to the room.
+
+        It lives while the room has members, plus ``linger``, and is cancelled when the room closes. It runs
+        in a fresh context in which only ``current_room()`` is set. If it raises, the room is closed with the
+        code ``ROOM_FAILED`` and the error reported; nobody else is affected. Raises :exc:`RoomClosed`.
+        """
+        if self.closed:
+            raise RoomClosed
+        if self._task is None:
+            self._start_task()
+        assert self._task is not None
+        self._task.start_soon(function, *args)
+
+    def kick(self, conn: Connection, code: str = "KICKED", message: str = "") -> bool:
+        """Remove a member, or stop it from joining; its connection stays open. False if it was neither.
+
+        Clients with a v1 format are told ``$closed`` with the code and the message.
+        """
+        return conn._remove_from(self, "kicked", code, message)
+
+    def close(self, code: str = "CLOSED", message: str = "") -> None:
+        """End the room: members are removed as by :meth:`kick`, joins under way fail, tasks are cancelled.
+
+        Idempotent. Connections stay open, and may join a new room of the same name.
+        """
+        if self.closed:
+            return
+        self._retire()
+        for member in self.members:
+            member._remove_from(self, "closed", code, message)
+        for conn_id in tuple(self._roster.reserved):
+            self._node.connections[conn_id]._remove_from(self, "closed", code, message)
+
+    # What follows is for the library.
+
+    async def _wait_open(self) -> None:
+        """Wait until ``on_room_open`` has run. Raises :exc:`RoomFailed`, :exc:`RoomClosed`."""
+        if self._task is not None:
+            await self._task.wait_open()
+        if self._failure is not None:
+            raise RoomFailed from self._failure
+        if self.closed:
+            raise RoomClosed
+
+    def _fail(self) -> None:
+        """``on_room_open`` or a task of the room has failed."""
+        self._failure = RoomFailed()
+        self.close(RoomFailed.CODE, RoomFailed.MESSAGE)
+
+    def _vacated(self) -> None:
+        """A member or a reserved place has gone; the last one ends the room, now or after ``linger``."""
+        if self.closed or not self._roster.empty:
+            return
+        if self._task is None or not self.options.linger:
+            self._retire()
+        else:
+            self._task.changed()
+
+    def _occupied(self) -> None:
+        """A place was reserved: a linger time that runs is over."""
+        if self._task is not None:
+            self._task.changed()
+
+    def _expire(self) -> None:
+        """The linger time has passed."""
+        if self._roster.empty:
+            self._retire()
+
+    def _retire(self) -> None:
+        """Take the room out of the index, and let its task end it."""
+        if self.closed:
+            return
+        self.closed = True
+        del self._node.rooms[self.name]
+        self._node.broker.unsubscribe(self.name)
+        if self._task is not None:
+            self._node.closing_rooms[self.name] = self
+            self._task.changed()
+
+    def _ended(self) -> None:
+        """The task of a closed room is over."""
+        if self._node.closing_rooms.get(self.name) is self:
+            del self._node.closing_rooms[self.name]
+
+    def _start_task(self) -> None:
+        predecessor = self._node.closing_rooms.get(self.name)
+        after = None if predecessor is None else predecessor._task
+        self._task = RoomTask(self, self._node, after=after)
+        context = contextvars.Context()
+        context.run(enter_room, self)
+        self._node.spawn(self._task.run, context)

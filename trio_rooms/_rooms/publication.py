@@ -1,0 +1,86 @@
+"""One event on its way to the members of a room, encoded once and framed once per format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from .._config import Overflow
+
+if TYPE_CHECKING:
+    from .._wire.frames import Frame
+
+
+class Format(Protocol):
+    """A wire format as far as a publication needs one."""
+
+    def publication(self, publication: Publication, /) -> Frame:
+        """The frame that a member with this format gets."""
+        ...
+
+
+@attrs.frozen
+class Report:
+    """What a publication did on this node, at the moment it was delivered.
+
+    ``enqueued + dropped + closed`` = members less excluded. It says nothing about receipt: enqueued means
+    that the outbox took it.
+    """
+
+    final: bool = False
+    """Whether it has been delivered on this node; until then the numbers are 0."""
+    enqueued: int = 0
+    """Outboxes that took it."""
+    dropped: int = 0
+    """Outboxes that refused it, by their room's policy or because the connection is ending."""
+    closed: int = 0
+    """Members whose connection it ended, because their outbox was full and the policy is "close"."""
+    displaced: int = 0
+    """Earlier publications that it pushed out of outboxes, or replaced there."""
+
+    def __add__(self, other: Report) -> Report:
+        return Report(
+            final=self.final and other.final,
+            enqueued=self.enqueued + other.enqueued,
+            dropped=self.dropped + other.dropped,
+            closed=self.closed + other.closed,
+            displaced=self.displaced + other.displaced,
+        )
+
+
+@attrs.define(eq=False)
+class Publication:
+    """What a broker carries. Identity matters: on its own node, the object that was submitted is delivered.
+
+    ``rooms`` are its targets, empty for everybody. ``data`` is the event in JSON. ``exclude`` holds
+    connection ids; ``key`` says what a newer publication replaces where the room conflates; ``action`` is
+    for publications to everybody.
+    """
+
+    rooms: tuple[str, ...]
+    data: bytes
+    exclude: frozenset[str] = frozenset()
+    key: str | None = None
+    action: str | None = None
+    overflow: Overflow = "close"
+    report: Report | None = None
+    on_delivered: Callable[[], None] | None = None
+    _frames: dict[object, Frame] = attrs.field(factory=dict, init=False, repr=False)
+
+    @property
+    def room(self) -> str | None:
+        """The one room; None for everybody."""
+        return self.rooms[0] if self.rooms else None
+
+    def frame(self, form: Format, /) -> Frame:
+        """Its frame in a format, made at the first call."""
+        frame = self._frames.get(form)
+        if frame is None:
+            frame = self._frames[form] = form.publication(self)
+        return frame
+
+    def to(self, room: str) -> Publication:
+        """This publication for one of its rooms; itself if it has only one."""
+        return self if len(self.rooms) == 1 else attrs.evolve(self, rooms=(room,), exclude=self.exclude)

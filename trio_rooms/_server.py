@@ -1,0 +1,221 @@
+"""One running ``serve``: listeners, the tree of tasks, the addresses, and what is left at the end.
+
+The tree, outermost first; each part is over before the one around it::
+
+    broker, and the watchdog of a shutdown that does not end
+    └── tasks: rooms, and hooks that outlive their connection
+        └── connections, each in a boundary of its own
+            └── listeners: cancelled first
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from ._accept import accept_forever, describe, open_listeners
+from ._arrivals import Arrivals
+from ._counters import Statistics, frozen
+from ._drain import Drain
+from ._formats import SUBPROTOCOLS
+from ._handshake import HandshakePolicy
+from ._node import Node
+from ._wire.ending import close_now
+from ._wire.upgrade import AllowedOrigins
+
+
+class Server:
+    """What ``serve_rooms`` and ``nursery.start(manager.serve)`` give: one serve, running or over."""
+
+    def __init__(
+        self,
+        node: Node,
+        arrivals: Arrivals,
+        drain: Drain,
+        *,
+        addresses: tuple[tuple[str, int], ...],
+        path: str | None,
+    ) -> None:
+        self._node = node
+        self._arrivals = arrivals
+        self._drain = drain
+        self._path = path
+        self._addresses = addresses
+        self._over = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Server {self._addresses or 'without listeners'}>"
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each listener that has them."""
+        return self._addresses
+
+    @property
+    def port(self) -> int:
+        """The port of the first listener. Raises ValueError if no listener has one."""
+        if not self._addresses:
+            raise ValueError("the server has no listener with a port")
+        return self._addresses[0][1]
+
+    @property
+    def url(self) -> str:
+        """``ws://host:port/path`` of the first listener. Raises ValueError if no listener has an address."""
+        if not self._addresses:
+            raise ValueError("the server has no listener with an address")
+        host, port = self._addresses[0]
+        return f"ws://{f'[{host}]' if ':' in host else host}:{port}{self._path or '/'}"
+
+    @property
+    def draining(self) -> bool:
+        """Whether shutdown has begun: new handshakes are refused with 503."""
+        return self._node.draining
+
+    def begin_shutdown(self, *, returning: bool = True) -> None:
+        """As ``manager.begin_shutdown``."""
+        self._drain.begin(returning=returning)
+
+    async def wait_closed(self) -> None:
+        """Wait until this serve is over; from a task of a connection or room it would wait for itself."""
+        await self._over.wait()
+
+    def statistics(self) -> Statistics:
+        """A snapshot; after the end the final numbers."""
+        node = self._node
+        counters = node.counters
+        outboxes = [conn._outbox for conn in node.connections.values()]
+        return Statistics(
+            connections=len(node.connections),
+            pending_handshakes=self._arrivals.pending,
+            rooms=len(node.rooms),
+            draining=node.draining,
+            accepted=counters.accepted,
+            handshakes_rejected=frozen(counters.rejected),
+            accept_errors=counters.accept_errors,
+            messages_received=counters.messages_received,
+            errors_told=frozen(counters.errors_told),
+            handler_errors=node.errors.count,
+            closes=frozen(counters.closes),
+            dead_peers=counters.dead_peers,
+            enqueued=counters.enqueued + sum(outbox.enqueued for outbox in outboxes),
+            written=counters.written + sum(outbox.written for outbox in outboxes),
+            displaced=counters.displaced + sum(outbox.displaced for outbox in outboxes),
+            discarded=counters.discarded + sum(outbox.discarded for outbox in outboxes),
+            dropped=counters.dropped + sum(outbox.dropped for outbox in outboxes),
+        )
+
+    def assert_quiescent(self) -> None:
+        """Assert that nothing is left. For tests, after ``serve`` has returned.
+
+        Raises AssertionError naming every connection, room, handshake, user entry and task that remains.
+        """
+        node = self._node
+        left = [
+            *(f"connection {conn!r}" for conn in node.connections.values()),
+            *(f"user {user!r}" for user in node.users),
+            *(f"room {room!r}" for room in node.rooms.values()),
+            *(f"closing room {room!r}" for room in node.closing_rooms.values()),
+            *(f"task {task.name}" for task in node.nursery.child_tasks),
+        ]
+        if self._arrivals.open:
+            left.append(f"{self._arrivals.open} places at the door")
+        if not self._over.is_set():
+            left.append("serve itself")
+        counters = node.counters
+        lost = counters.enqueued - counters.written - counters.displaced - counters.discarded
+        if not node.connections and lost:
+            left.append(f"{lost} messages that are accounted for nowhere")
+        if left:
+            raise AssertionError("left after serve: " + ", ".join(left))
+
+
+async def serve(
+    make_node: Callable[[trio.Nursery], Node],
+    *,
+    host: str,
+    port: int,
+    path: str | None,
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None,
+    allowed_origins: AllowedOrigins,
+    on_server: Callable[[Server], None],
+    task_status: trio.TaskStatus[Server],
+) -> None:
+    """Serve until a shutdown has been completed; see the module's tree."""
+    opened: Sequence[trio.abc.Listener[trio.abc.Stream]]
+    opened = await open_listeners(host, port) if listeners is None else list(listeners)
+    server: Server | None = None
+    try:
+        async with trio.open_nursery() as root:
+            async with trio.open_nursery() as tasks:
+                node = make_node(tasks)
+                drain = Drain(node)
+                arrivals = Arrivals(node, drain, _policy(node, path, allowed_origins))
+                server = Server(node, arrivals, drain, addresses=describe(opened), path=path)
+                on_server(server)
+                broker = await root.start(_run_broker, node)
+                root.start_soon(drain.watch)
+                try:
+                    await _run_connections(node, arrivals, drain, opened, lambda: task_status.started(server))
+                finally:
+                    for room in tuple(node.rooms.values()):
+                        room.close()
+            broker.cancel()
+            root.cancel_scope.cancel(reason="served")
+    finally:
+        for listener in opened:
+            await close_now(listener)
+        if server is not None:
+            server._over.set()
+
+
+async def _run_connections(
+    node: Node,
+    arrivals: Arrivals,
+    drain: Drain,
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+    started: Callable[[], None],
+) -> None:
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as listening:
+            for listener in listeners:
+                listening.start_soon(_accept, listener, arrivals, connections, node)
+            started()
+            await drain.wait_begun()
+            listening.cancel_scope.cancel(reason="shutting down")
+        await drain.run(arrivals)
+
+
+async def _accept(
+    listener: trio.abc.Listener[trio.abc.Stream], arrivals: Arrivals, connections: trio.Nursery, node: Node
+) -> None:
+    await accept_forever(
+        listener, arrivals.handle, connections, errors=node.counters.accept_failed, logger=node.logger
+    )
+
+
+async def _run_broker(node: Node, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    """Run the broker until everything that may publish is over, also when the server is cancelled.
+
+    The shield has no deadline of its own: ``serve`` ends it when its connections, rooms and hooks have
+    ended, and those are bounded.
+    """
+    with trio.CancelScope(shield=True) as scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(node.broker.run, node.deliver)
+            task_status.started(scope)
+
+
+def _policy(node: Node, path: str | None, allowed_origins: AllowedOrigins) -> HandshakePolicy:
+    registry = node.registry
+    return HandshakePolicy(
+        config=node.config,
+        path=path,
+        allowed_origins=allowed_origins,
+        pages=registry.pages,
+        authenticate=registry.authenticate,
+        subprotocols=SUBPROTOCOLS,
+        refusing=lambda: (503, "DRAINING") if node.draining else None,
+        rejected=node.counters.reject,
+        failed=lambda exc: None,
+    )

@@ -1,0 +1,1 @@
+"""The wire: request heads, frames, transports, and the way out of one connection. Knows no rooms."""

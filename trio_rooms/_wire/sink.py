@@ -1,0 +1,106 @@
+"""The one owner of a connection's way out: data, pings, the close, and their order.
+
+Theory of operation. One task, the writer, runs :meth:`Sink.run` and is the only one that writes. Between
+two batches it looks what is due: a ping first, then data. Pongs and the answer to the peer's close are the
+transport's. The close goes out in two ways: politely, behind the data (``finish``, then ``run`` returns
+when the queue is empty, and the connection closes the transport), or ahead of it (``discard``, which
+counts what is thrown away). A write that times out has torn a frame perhaps, so it ends the connection.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from .frames import Frame
+from .outbox import Outbox
+from .transport import Transport
+
+
+class WriteTimedOut(Exception):  # noqa: N818 - an event more than an error
+    """A write took longer than ``write_timeout``; the stream may be torn. Internal."""
+
+
+class Sink:
+    """Order and timing of everything that one connection writes."""
+
+    def __init__(
+        self, form: object, *, max_messages: int, max_bytes: int, write_buffer_size: int, write_timeout: float
+    ) -> None:
+        self.outbox = Outbox(form, max_messages=max_messages, max_bytes=max_bytes, wake=self._wake)
+        self._write_buffer_size = write_buffer_size
+        self._write_timeout = write_timeout
+        self._writer: trio.lowlevel.Task | None = None
+        self._finishing = False
+        self._ping_due = False
+        self._pinged = trio.lowlevel.ParkingLot()
+
+    async def run(self, transport: Transport) -> None:
+        """Write until :meth:`finish` or :meth:`discard` was called and nothing is left.
+
+        Raises :exc:`TransportClosed` and :exc:`WriteTimedOut`; then, and when cancelled in a write, the
+        transport is good for nothing but ``abort``.
+        """
+        while True:
+            if self._ping_due:
+                await self._write_ping(transport)
+            elif batch := self.outbox.take(self._write_buffer_size):
+                await self._write(transport, batch)
+            elif self._finishing:
+                return
+            else:
+                await self._park()
+
+    async def ping(self) -> float:
+        """Have a ping written ahead of the data; returns the time when it was."""
+        self._ping_due = True
+        self._wake()
+        await self._pinged.park()
+        return trio.current_time()
+
+    def finish(self) -> None:
+        """Take in nothing more; :meth:`run` returns when all is written."""
+        self.outbox.close()
+        self._finishing = True
+        self._wake()
+
+    def discard(self) -> None:
+        """Take in nothing more and throw away what waits; :meth:`run` returns."""
+        self.outbox.discard()
+        self._finishing = True
+        self._wake()
+
+    async def _write(self, transport: Transport, batch: list[Frame]) -> None:
+        written = False
+        try:
+            with trio.move_on_after(self._write_timeout) as scope:
+                await transport.send(batch)
+                written = True
+        finally:
+            if written:
+                self.outbox.written += len(batch)
+            else:
+                self.outbox.discarded += len(batch)
+        if scope.cancelled_caught:
+            raise WriteTimedOut
+
+    async def _write_ping(self, transport: Transport) -> None:
+        self._ping_due = False
+        with trio.move_on_after(self._write_timeout) as scope:
+            await transport.ping()
+        if scope.cancelled_caught:
+            raise WriteTimedOut
+        self._pinged.unpark_all()
+
+    def _wake(self) -> None:
+        if self._writer is not None:
+            trio.lowlevel.reschedule(self._writer)
+            self._writer = None
+
+    async def _park(self) -> None:
+        """Sleep until woken; a bare task in a slot, because an Event per idle connection adds up."""
+        self._writer = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._writer = None
+        return trio.lowlevel.Abort.SUCCEEDED

@@ -1,0 +1,75 @@
+"""What a connection asks of a transport, and how it learns that there is nothing more to ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import attrs
+
+from .frames import Frame
+
+
+@attrs.frozen
+class Close:
+    """How a connection ended; given to ``on_disconnect``."""
+
+    code: int
+    """The close code: the peer's, ours, or 1006 where no close frame came."""
+
+    reason: str = ""
+    """The text of the close frame that ended it, or ours for the log."""
+
+    by: Literal["peer", "server", "network"] = "server"
+    """Who ended it: the peer with a close frame, this server, or neither (end of file, reset, silence)."""
+
+    @property
+    def reconnect(self) -> bool:
+        """Whether the code invites the client to connect again (Centrifugo's rule for 4000-4999)."""
+        return self.code in (1001, 1006, 1012, 1013) or 4000 <= self.code < 4500
+
+
+class TransportClosed(Exception):  # noqa: N818 - an event more than an error
+    """Nothing more will come from the transport, or can be written to it. Internal."""
+
+    def __init__(self, close: Close) -> None:
+        super().__init__(close)
+        self.close = close
+
+
+class Transport(Protocol):
+    """One open WebSocket, whatever carries it.
+
+    One task receives, one task writes. A write that was cancelled or failed may have torn a frame: the
+    only call that makes sense afterwards is :meth:`abort`, and a transport writes nothing more by itself.
+    """
+
+    @property
+    def last_heard(self) -> float:
+        """``trio.current_time()`` of the last sign of life: any bytes, not only pongs."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether reading is held back by us, so that silence says nothing about the peer."""
+
+    @property
+    def rtt(self) -> float | None:
+        """Seconds from the last answered ping to its pong."""
+
+    async def receive(self) -> str | bytes:
+        """The next message. Raises :exc:`TransportClosed`."""
+
+    async def send(self, frames: Sequence[Frame]) -> None:
+        """Write frames in order. Raises :exc:`TransportClosed`."""
+
+    async def ping(self) -> None:
+        """Write a ping, without waiting for the pong. Raises :exc:`TransportClosed`."""
+
+    async def close(self, code: int, reason: str) -> None:
+        """The closing handshake, then the end of the stream. The caller bounds it in time.
+
+        However it ends, cancelled included, the stream is closed. Never raises for a peer that is gone.
+        """
+
+    async def abort(self) -> None:
+        """Close the stream at once, without a close frame. Idempotent."""

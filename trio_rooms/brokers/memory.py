@@ -1,0 +1,55 @@
+"""The broker of one process: delivers in the call that submits."""
+
+from __future__ import annotations
+
+import attrs
+import trio
+
+from .._errors import NotServing
+from .._rooms.publication import Publication
+from .base import Deliver, Position, Submission
+
+
+@attrs.frozen
+class _Done(Submission):
+    """In process, submitted is confirmed."""
+
+    async def wait(self) -> Position | None:
+        await trio.lowlevel.checkpoint()
+        return None
+
+
+class MemoryBroker:
+    """The default. When ``submit`` returns, every member's outbox has been asked."""
+
+    supports: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self._deliver: Deliver | None = None
+
+    async def run(self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Deliver until cancelled."""
+        self._deliver = deliver
+        try:
+            task_status.started()
+            await trio.sleep_forever()
+        finally:
+            self._deliver = None
+
+    def submit(self, publication: Publication) -> Submission:
+        """Deliver at once."""
+        if self._deliver is None:
+            raise NotServing("the broker is not running")
+        self._deliver(publication, None)
+        return _Done()
+
+    async def wait_ready(self) -> None:
+        """There is no queue."""
+        await trio.lowlevel.checkpoint()
+
+    async def subscribe(self, room: str) -> None:
+        """Everything is local."""
+        await trio.lowlevel.checkpoint()
+
+    def unsubscribe(self, room: str) -> None:
+        """Nothing to undo."""

@@ -1,0 +1,65 @@
+"""Logging of each message: what, who, how long, and how it went."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from .._errors import ActionError
+
+if TYPE_CHECKING:
+    from .._dispatch import Context
+    from .._registry import CallNext, Middleware
+
+# Names are the client's: shown by repr, so that they cannot forge lines, and cut.
+_MAX_NAME = 200
+
+
+def logger(*, level: int = logging.INFO) -> Middleware:
+    """Log one record for each message, to the connection's logger.
+
+    Fields (``extra``): ``connection`` and ``user`` of every record of a connection; ``action``, ``request_id``,
+    ``outcome`` ("ok", an error's code, "cancelled" or "error") and ``duration`` in seconds. Payloads are not logged.
+    """
+
+    async def log_message(ctx: Context, call_next: CallNext) -> Any:
+        started = trio.current_time()
+        outcome = "cancelled"
+        try:
+            result = await call_next(ctx)
+            outcome = "ok"
+            return result
+        except ActionError as exc:
+            outcome = exc.code
+            raise
+        except Exception:
+            outcome = "error"
+            raise
+        finally:
+            _log(ctx, level, outcome, trio.current_time() - started)
+
+    return log_message
+
+
+def _log(ctx: Context, level: int, outcome: str, duration: float) -> None:
+    conn, message = ctx.conn, ctx.message
+    if not conn.logger.isEnabledFor(level):
+        return
+    action = (message.action or "")[:_MAX_NAME]
+    # LoggerAdapter replaces `extra` by its own, so the record's own fields are joined with them here.
+    conn.logger.logger.log(
+        level,
+        "%r %s in %.1f ms",
+        action,
+        outcome,
+        duration * 1000,
+        extra={
+            **(conn.logger.extra or {}),
+            "action": action,
+            "request_id": message.id,
+            "outcome": outcome,
+            "duration": duration,
+        },
+    )
