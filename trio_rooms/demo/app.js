@@ -314,19 +314,28 @@ function drawMembers() {
   $("room-about").textContent = count > 1 ? `${count} people here` : count ? "Only you so far" : "Not joined";
 }
 
+// A button stays the same element for as long as its room is listed: replacing it under a finger, or under
+// the focus, would lose the click.
+function roomButton(room) {
+  const button = element("button");
+  button.dataset.room = room.title;
+  button.onclick = () => (show(room.title), drawers());
+  return button;
+}
+
 function drawRooms() {
   const all = [...rooms.values()];
-  $("rooms").replaceChildren(
-    ...all.map((room) => {
-      const button = element("button", room.wanted ? "" : "outside", element("i", "hash", "#"), element("span", "", pretty(room.title)));
-      button.dataset.room = room.title;
-      if (room.title === current) button.setAttribute("aria-current", "page");
-      if (room.unread) button.append(element("span", "badge", String(room.unread)));
-      else if (room.size) button.append(element("small", "", String(room.size)));
-      button.onclick = () => (show(room.title), drawers());
-      return element("li", "", button);
-    }),
-  );
+  const list = $("rooms");
+  for (const [i, room] of all.entries()) {
+    room.button ??= roomButton(room);
+    const item = room.button.parentNode ?? element("li", "", room.button);
+    if (list.children[i] !== item) list.insertBefore(item, list.children[i] ?? null);
+    room.button.className = room.wanted ? "" : "outside";
+    room.button.ariaCurrent = room.title === current ? "page" : null;
+    const number = room.unread ? element("span", "badge", String(room.unread)) : element("small", "", String(room.size || ""));
+    room.button.replaceChildren(element("i", "hash", "#"), element("span", "", pretty(room.title)), number);
+  }
+  while (list.children.length > all.length) list.lastChild.remove();
   const unread = all.reduce((sum, room) => sum + room.unread, 0);
   $("all-unread").hidden = !unread;
   $("all-unread").textContent = unread;
@@ -402,6 +411,7 @@ function drawers(open = "") {
     $(button).setAttribute("aria-expanded", String(drawer === open));
   }
   $("veil").classList.toggle("open", open !== "");
+  if (open) document.body.classList.add("drawn"); // drawers slide when they are used, not when the window shrinks
 }
 
 // ---- what the person does
