@@ -10,6 +10,7 @@ import argparse
 import importlib
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import urlsplit
@@ -98,8 +99,10 @@ def run_serve(options: argparse.Namespace) -> None:
     def announce(server: Server) -> None:
         print(f"Serving {options.spec} at {server.url}", STOP, sep="\n", flush=True)
 
-    origins: list[str] | str | None = options.allow_origin or "same"
-    if "any" in origins:
+    origins = options.allow_origin
+    if origins is None:
+        origins = "same"
+    elif "any" in origins:
         origins = None
     run(load_manager(options.spec), options, path=options.path, allowed_origins=origins, announce=announce)
 
@@ -150,8 +153,8 @@ def load_manager(spec: str) -> Manager:
     module_name, _, name = spec.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), *name.split(".")]):
         raise CommandError(f"expected MODULE:NAME, such as chat:manager, not {spec!r}", status=2)
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         found: object = importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
@@ -164,22 +167,22 @@ def load_manager(spec: str) -> Manager:
             found = getattr(found, part)
         except AttributeError as exc:
             raise CommandError(f"there is no {name!r} in module {module_name!r}", status=2) from exc
-    if not isinstance(found, Manager) and is_factory(found):
-        found = found()
+    if not isinstance(found, Manager):
+        found = call_factory(found)
     if not isinstance(found, Manager):
         raise CommandError(f"{spec!r} is neither a Manager nor a function that makes one", status=2)
     return found
 
 
-def is_factory(found: object) -> TypeIs[Callable[[], object]]:
-    """Whether it can be called without arguments, and returns its result rather than a coroutine."""
+def call_factory(found: object) -> object:
+    """What ``found`` returns, if it can be called without arguments and is no coroutine function; else itself."""
     if not callable(found) or inspect.iscoroutinefunction(found):
-        return False
+        return found
     try:
         inspect.signature(found).bind()
     except (TypeError, ValueError):
-        return False
-    return True
+        return found
+    return found()
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

@@ -1,0 +1,310 @@
+"""The command: what it reads from its line in this process, what it serves in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from subprocess import PIPE
+from urllib.parse import urlsplit
+
+import attrs
+import pytest
+import trio
+from trio_websocket import HandshakeError, open_websocket_url
+
+import trio_rooms
+from trio_rooms import Manager
+from trio_rooms.cli import load_manager, main, make_parser
+
+DEADLINE = 30
+
+USERS_MODULE = """
+from trio_rooms import Config, Manager
+
+manager = Manager(config=Config(shutdown_timeout=5))
+
+@manager.on("echo")
+async def echo(conn, message):
+    return message.data
+
+class Holder:
+    inner = manager
+
+def make():
+    return manager
+
+def make_for(tenant):
+    return manager
+
+async def make_later():
+    return manager
+
+def make_nothing():
+    return None
+
+number = 1
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a user's module in the current directory."""
+    (tmp_path / "users_chat.py").write_text(USERS_MODULE)
+    (tmp_path / "users_broken.py").write_text("import users_missing_dependency\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield "users_chat"
+    sys.modules.pop("users_chat", None)
+    sys.modules.pop("users_broken", None)
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """Set up logging anew in each test, as in a fresh process."""
+    root = logging.getLogger()
+    handlers, level = root.handlers.copy(), root.level
+    root.handlers.clear()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize("name", ["manager", "make", "Holder.inner", "Manager"])
+def test_finds_the_manager(module: str, name: str) -> None:
+    """A Manager is found by name, dotted or not, or is made by what is found."""
+    assert isinstance(load_manager(f"{module}:{name}"), Manager)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("users_chat", "expected MODULE:NAME"),
+        ("users_chat:", "expected MODULE:NAME"),
+        (":manager", "expected MODULE:NAME"),
+        ("users_chat:manager()", "expected MODULE:NAME"),
+        ("users_chat:manager:more", "expected MODULE:NAME"),
+        ("./users_chat.py:manager", "expected MODULE:NAME"),
+        ("users_absent:manager", "no module 'users_absent'"),
+        ("users_chat.part:manager", "no module 'users_chat.part'"),
+        ("users_chat:absent", "no 'absent' in module 'users_chat'"),
+        ("users_chat:Holder.absent", "no 'Holder.absent'"),
+        ("users_chat:number", "neither a Manager nor"),
+        ("users_chat:make_for", "neither a Manager nor"),
+        ("users_chat:make_later", "neither a Manager nor"),
+        ("users_chat:make_nothing", "neither a Manager nor"),
+    ],
+)
+@pytest.mark.usefixtures("module")
+def test_wrong_spec(spec: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A spec that leads nowhere is one line on standard error, and status 2."""
+    assert main(["serve", spec]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("trio-rooms: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("module")
+def test_a_fault_in_the_module() -> None:
+    """A module that exists but cannot be imported is reported with its own traceback."""
+    with pytest.raises(ModuleNotFoundError, match="users_missing_dependency"):
+        main(["serve", "users_broken:manager"])
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["dance"],
+        ["demo", "--port", "65536"],
+        ["demo", "--port", "-1"],
+        ["demo", "--port", "\N{SUPERSCRIPT TWO}"],
+        ["serve", "users_chat:manager", "--path", "ws"],
+        ["serve", "users_chat:manager", "--path", "/ws?x"],
+        ["serve"],
+    ],
+)
+def test_wrong_command_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What argparse cannot make sense of ends with status 2."""
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "usage: trio-rooms" in capsys.readouterr().err
+
+
+def test_defaults() -> None:
+    """Only this machine is served unless told otherwise."""
+    options = make_parser().parse_args(["serve", "chat:manager"])
+    assert (options.host, options.port, options.path, options.allow_origin) == ("127.0.0.1", 8080, "/ws", None)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """--version tells the version of the library."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"trio-rooms {trio_rooms.__version__}\n"
+
+
+@pytest.mark.parametrize(("arguments", "level"), [([], logging.INFO), (["--verbose"], logging.DEBUG)])
+@pytest.mark.usefixtures("module")
+def test_logging(arguments: list[str], level: int) -> None:
+    """Logs are shown from INFO on, with --verbose from DEBUG on."""
+    assert main(["serve", "users_chat:absent", *arguments]) == 2
+    assert logging.getLogger().level == level
+    assert len(logging.getLogger().handlers) == 1
+
+
+@pytest.mark.usefixtures("module")
+def test_wrong_origin(capsys: pytest.CaptureFixture[str]) -> None:
+    """An origin that no browser could send is a fault of the command line."""
+    assert main(["serve", "users_chat:manager", "--port", "0", "--allow-origin", "app.example.com"]) == 2
+    err = capsys.readouterr().err
+    assert "'app.example.com'" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.sockets
+@pytest.mark.usefixtures("module")
+async def test_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    """A port that is taken is one line that names it, and status 1."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        with trio.fail_after(DEADLINE):
+            finished = await trio.run_process(
+                command("serve", "users_chat:manager", "--port", str(port)), capture_stderr=True, check=False
+            )
+    assert finished.returncode == 1
+    assert re.fullmatch(rf"trio-rooms: cannot serve on 127\.0\.0\.1:{port}: .+ in use\s*", finished.stderr.decode())
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of the console script, by this interpreter."""
+    return [sys.executable, "-c", "import sys; from trio_rooms.cli import main; sys.exit(main())", *arguments]
+
+
+@attrs.define(eq=False)
+class Running:
+    """A server in a process of its own; ``stdout`` and ``stderr`` grow as it writes."""
+
+    process: trio.Process
+    stdout: bytes = b""
+    stderr: bytes = b""
+    _written: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
+
+    async def read_stdout(self) -> None:
+        assert self.process.stdout is not None
+        async for chunk in self.process.stdout:
+            self.stdout += chunk
+            self._written.unpark_all()
+
+    async def read_stderr(self) -> None:
+        assert self.process.stderr is not None
+        async for chunk in self.process.stderr:
+            self.stderr += chunk
+
+    async def url(self) -> str:
+        """The one it prints once it listens."""
+        while (match := re.search(rb"(?:http|ws)://\S+(?=\s)", self.stdout)) is None or b"stop" not in self.stdout:
+            await self._written.park()
+        return match[0].decode()
+
+
+@asynccontextmanager
+async def running(*arguments: str) -> AsyncGenerator[Running, None]:
+    """A server, listening; killed at the end if it still runs, and its output then read to the end."""
+    process = await trio.lowlevel.open_process(command(*arguments), stdout=PIPE, stderr=PIPE)
+    server = Running(process)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.read_stdout)
+            nursery.start_soon(server.read_stderr)
+            try:
+                await server.url()
+                yield server
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + DEADLINE):
+                    await process.wait()
+
+
+async def ended(server: Running, signum: signal.Signals) -> int:
+    """Send a signal and wait for the exit status."""
+    server.process.send_signal(signum)
+    return await server.process.wait()
+
+
+async def get(url: str) -> tuple[bytes, bytes]:
+    """Fetch a page by hand: head and body."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    async with await trio.open_tcp_stream(parts.hostname, parts.port) as stream:
+        await stream.send_all(f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+        head, _, body = b"".join([chunk async for chunk in stream]).partition(b"\r\n\r\n")
+    return head, body
+
+
+posix_signals = pytest.mark.skipif(sys.platform == "win32", reason="SIGINT and SIGTERM cannot be sent to a process")
+
+
+@posix_signals
+@pytest.mark.sockets
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_demo(signum: signal.Signals) -> None:
+    """D4: the demo prints its address, serves the page and the chat there, and a signal ends it with status 0."""
+    async with running("demo", "--port", "0") as server:
+        url = await server.url()
+        assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*/", url)
+        head, body = await get(url)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"<html" in body
+        async with open_websocket_url(url.replace("http", "ws") + "ws") as client:
+            await client.send_message('{"action": "chat.enter", "data": {"name": "Ada"}, "id": 1}')
+            assert '"Ada"' in await client.get_message()
+            assert await ended(server, signum) == 0
+            closed = client.closed
+            assert closed is None or closed.code == 1012
+    assert b"Traceback" not in server.stderr
+    assert server.stdout.count(b"\n") == 2
+
+
+@posix_signals
+@pytest.mark.sockets
+@pytest.mark.usefixtures("module")
+async def test_serve() -> None:
+    """D4: a manager of the current directory is served at the path and to the origins given, until SIGTERM."""
+    origin = "https://app.example.com"
+    arguments = ["users_chat:make", "--port", "0", "--path", "/live", "--allow-origin", origin]
+    async with running("serve", *arguments) as server:
+        url = await server.url()
+        assert url.startswith("ws://127.0.0.1:")
+        assert url.endswith("/live")
+        async with open_websocket_url(url, extra_headers=[("Origin", origin.encode())]) as client:
+            await client.send_message('{"action": "echo", "data": [1, 2], "id": 7}')
+            assert "[1,2]" in (await client.get_message()).replace(" ", "")
+        with pytest.RaisesGroup(HandshakeError, allow_unwrapped=True, flatten_subgroups=True):
+            async with open_websocket_url(url, extra_headers=[("Origin", b"https://evil.example.com")]):
+                pass
+        assert await ended(server, signal.SIGTERM) == 0
+    assert b"Traceback" not in server.stderr
+
+
+@posix_signals
+@pytest.mark.sockets
+@pytest.mark.usefixtures("module")
+async def test_any_origin() -> None:
+    """--allow-origin any lets every page connect."""
+    async with running("serve", "users_chat:manager", "--port", "0", "--allow-origin", "any") as server:
+        async with open_websocket_url(await server.url(), extra_headers=[("Origin", b"https://evil.example.com")]):
+            pass
+        assert await ended(server, signal.SIGTERM) == 0
