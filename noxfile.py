@@ -66,7 +66,8 @@ def python_files(*folders: str) -> list[str]:
 @nox.session
 def typing(session: nox.Session) -> None:
     """The package is strictly typed, and so is all that its users see."""
-    session.install(".", *group("typing"))
+    # With pytest, because the package contains a fixture.
+    session.install(".", *group("typing"), *group("tests"))
     session.run("mypy", "--strict", "trio_rooms")
     # Elsewhere, because pyright would take the checkout before the installed package.
     with session.chdir(session.create_tmp()):

@@ -12,6 +12,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+pytest_plugins = ["trio_rooms.testing.fixtures"]
+
 #: Seconds of a MockClock. They cost nothing; without a bound a deadlock under autojump spins for ever.
 VIRTUAL_LIMIT = 3600.0
 REAL_LIMIT = 60.0

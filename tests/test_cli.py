@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 import attrs
 import pytest
 import trio
-from trio_websocket import HandshakeError, open_websocket_url
 
 import trio_rooms
-from trio_rooms import Manager
-from trio_rooms.cli import load_manager, main, make_parser
+from trio_rooms import Manager, Server
+from trio_rooms.cli import load_manager, main, make_parser, run
+from trio_rooms.testing import HandshakeRefused, TestClient
 
 DEADLINE = 30
 
@@ -62,17 +62,6 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield "users_chat"
     sys.modules.pop("users_chat", None)
     sys.modules.pop("users_broken", None)
-
-
-@pytest.fixture(autouse=True)
-def root_logger() -> Iterator[None]:
-    """Set up logging anew in each test, as in a fresh process."""
-    root = logging.getLogger()
-    handlers, level = root.handlers.copy(), root.level
-    root.handlers.clear()
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.mark.parametrize("name", ["manager", "make", "Holder.inner", "Manager"])
@@ -118,6 +107,25 @@ def test_a_fault_in_the_module() -> None:
         main(["serve", "users_broken:manager"])
 
 
+@pytest.mark.usefixtures("module")
+def test_interrupted_while_importing() -> None:
+    """Ctrl-C before there is a server ends without a traceback."""
+    Path("users_broken.py").write_text("raise KeyboardInterrupt\n")
+    assert main(["serve", "users_broken:manager"]) == 130
+
+
+@pytest.mark.sockets
+def test_failure_of_a_running_server() -> None:
+    """Once it has listened, an OSError is no longer taken for a port in use: it comes out as it is."""
+
+    def announce(server: Server) -> None:
+        raise BrokenPipeError(f"nobody reads where {server.port} is")
+
+    options = make_parser().parse_args(["demo", "--port", "0"])
+    with pytest.RaisesGroup(BrokenPipeError, flatten_subgroups=True):
+        run(Manager(), options, path="/ws", allowed_origins="same", announce=announce)
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -155,11 +163,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(("arguments", "level"), [([], logging.INFO), (["--verbose"], logging.DEBUG)])
 @pytest.mark.usefixtures("module")
-def test_logging(arguments: list[str], level: int) -> None:
+def test_logging(arguments: list[str], level: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logs are shown from INFO on, with --verbose from DEBUG on."""
+    monkeypatch.setattr(logging, "root", logging.RootLogger(logging.WARNING))
     assert main(["serve", "users_chat:absent", *arguments]) == 2
-    assert logging.getLogger().level == level
-    assert len(logging.getLogger().handlers) == 1
+    assert logging.root.level == level
+    assert len(logging.root.handlers) == 1
 
 
 @pytest.mark.usefixtures("module")
@@ -198,6 +207,7 @@ class Running:
     process: trio.Process
     stdout: bytes = b""
     stderr: bytes = b""
+    _ended: bool = False
     _written: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot)
 
     async def read_stdout(self) -> None:
@@ -205,6 +215,8 @@ class Running:
         async for chunk in self.process.stdout:
             self.stdout += chunk
             self._written.unpark_all()
+        self._ended = True
+        self._written.unpark_all()
 
     async def read_stderr(self) -> None:
         assert self.process.stderr is not None
@@ -214,6 +226,8 @@ class Running:
     async def url(self) -> str:
         """The one it prints once it listens."""
         while (match := re.search(rb"(?:http|ws)://\S+(?=\s)", self.stdout)) is None or b"stop" not in self.stdout:
+            if self._ended:
+                raise AssertionError(f"it ended without having served: {self.stderr.decode()}")
             await self._written.park()
         return match[0].decode()
 
@@ -237,18 +251,25 @@ async def running(*arguments: str) -> AsyncGenerator[Running, None]:
                     await process.wait()
 
 
-async def ended(server: Running, signum: signal.Signals) -> int:
-    """Send a signal and wait for the exit status."""
-    server.process.send_signal(signum)
-    return await server.process.wait()
+async def connect(url: str, *, origin: str | None = None) -> TestClient:
+    """A client, which speaks for a page of ``origin`` if one is given."""
+    parts = urlsplit(url)
+    stream = await open_stream(url)
+    headers = [] if origin is None else [("Origin", origin)]
+    return await TestClient.connect(stream, path=parts.path, host=parts.netloc, headers=headers)
+
+
+async def open_stream(url: str) -> trio.SocketStream:
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return await trio.open_tcp_stream(parts.hostname, parts.port)
 
 
 async def get(url: str) -> tuple[bytes, bytes]:
     """Fetch a page by hand: head and body."""
     parts = urlsplit(url)
-    assert parts.hostname is not None
-    assert parts.port is not None
-    async with await trio.open_tcp_stream(parts.hostname, parts.port) as stream:
+    async with await open_stream(url) as stream:
         await stream.send_all(f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
         head, _, body = b"".join([chunk async for chunk in stream]).partition(b"\r\n\r\n")
     return head, body
@@ -268,12 +289,12 @@ async def test_demo(signum: signal.Signals) -> None:
         head, body = await get(url)
         assert head.startswith(b"HTTP/1.1 200 ")
         assert b"<html" in body
-        async with open_websocket_url(url.replace("http", "ws") + "ws") as client:
-            await client.send_message('{"action": "chat.enter", "data": {"name": "Ada"}, "id": 1}')
-            assert '"Ada"' in await client.get_message()
-            assert await ended(server, signum) == 0
-            closed = client.closed
-            assert closed is None or closed.code == 1012
+        async with await connect(f"{url}ws") as client:
+            entered = await client.request("chat.enter", {"name": "Ada"})
+            assert entered["name"] == "Ada"
+            server.process.send_signal(signum)
+            await client.expect_close(1012, skip_messages=True)
+        assert await server.process.wait() == 0
     assert b"Traceback" not in server.stderr
     assert server.stdout.count(b"\n") == 2
 
@@ -289,13 +310,13 @@ async def test_serve() -> None:
         url = await server.url()
         assert url.startswith("ws://127.0.0.1:")
         assert url.endswith("/live")
-        async with open_websocket_url(url, extra_headers=[("Origin", origin.encode())]) as client:
-            await client.send_message('{"action": "echo", "data": [1, 2], "id": 7}')
-            assert "[1,2]" in (await client.get_message()).replace(" ", "")
-        with pytest.RaisesGroup(HandshakeError, allow_unwrapped=True, flatten_subgroups=True):
-            async with open_websocket_url(url, extra_headers=[("Origin", b"https://evil.example.com")]):
-                pass
-        assert await ended(server, signal.SIGTERM) == 0
+        async with await connect(url, origin=origin) as client:
+            assert await client.request("echo", [1, 2]) == [1, 2]
+        with pytest.raises(HandshakeRefused) as caught:
+            await connect(url, origin="https://evil.example.com")
+        assert caught.value.status == 403
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.process.wait() == 0
     assert b"Traceback" not in server.stderr
 
 
@@ -304,7 +325,10 @@ async def test_serve() -> None:
 @pytest.mark.usefixtures("module")
 async def test_any_origin() -> None:
     """--allow-origin any lets every page connect."""
-    async with running("serve", "users_chat:manager", "--port", "0", "--allow-origin", "any") as server:
-        async with open_websocket_url(await server.url(), extra_headers=[("Origin", b"https://evil.example.com")]):
-            pass
-        assert await ended(server, signal.SIGTERM) == 0
+    arguments = ["users_chat:manager", "--port", "0", "--allow-origin", "https://app.example.com"]
+    arguments += ["--allow-origin", "any"]
+    async with (
+        running("serve", *arguments) as server,
+        await connect(await server.url(), origin="https://evil.example.com") as client,
+    ):
+        assert await client.request("echo", 1) == 1

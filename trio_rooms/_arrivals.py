@@ -17,13 +17,10 @@ import trio
 from ._admission import Admission, Ticket
 from ._connection import Connection
 from ._drain import Drain
-from ._formats import SUBPROTOCOLS
 from ._handshake import HandshakePolicy, judge, shake_hands, turn_away
-from ._identity import Identity
 from ._lifecycle import live
 from ._node import Node
 from ._wire.over_trio_websocket import CallersRequest, Offer, over_request, over_stream
-from ._wire.request import HandshakeRequest
 from ._wire.transport import TransportClosed
 
 
@@ -83,7 +80,7 @@ class Arrivals:
                         await turn_away(stream)
             except* Exception as group:
                 await self._node.errors.report(None, group, "a connection")
-            except* trio.Cancelled:
+            except* trio.Cancelled:  # noqa: ASYNC103 - see below
                 # One that does not belong to us or to anybody above must not get further than this.
                 if trio.current_effective_deadline() == -math.inf:
                     raise
@@ -99,9 +96,7 @@ class Arrivals:
     async def _handle(self, stream: trio.abc.Stream, ticket: Ticket) -> None:
         failures: list[Exception] = []
         policy = attrs.evolve(self._policy, failed=failures.append)
-        upgrade = await shake_hands(
-            stream, policy, remote=remote_address(stream), head_complete=ticket.head_complete
-        )
+        upgrade = await shake_hands(stream, policy, remote=remote_address(stream), head_complete=ticket.head_complete)
         await self._report(failures)
         if upgrade is None:
             return

@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -46,7 +46,7 @@ class Connection:
         """Yours; lives as long as the connection."""
         self.subprotocol = subprotocol
         """The negotiated subprotocol; None for the plain format."""
-        self.connected_at = datetime.now(timezone.utc)
+        self.connected_at = datetime.now(UTC)
         """When the upgrade was accepted, in UTC."""
         self.logger = logging.LoggerAdapter(node.logger, {"connection": self.id, "user": identity.user})
         """The manager's logger with ``connection`` and ``user`` as extra fields of each record."""
@@ -181,7 +181,9 @@ class Connection:
             message = await self._dispatcher.for_session.receive()
         except trio.EndOfChannel:
             raise ConnectionGone("the connection has ended") from None
-        return decode_as(msgspec.json.Decoder(type), message.text.encode(), max_depth=self._node.config.limits.max_depth)
+        return decode_as(
+            msgspec.json.Decoder(type), message.text.encode(), max_depth=self._node.config.limits.max_depth
+        )
 
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
         """Start a task that belongs to this connection and is cancelled when it ends.

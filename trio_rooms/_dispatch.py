@@ -34,13 +34,14 @@ from ._errors import (
     UnknownAction,
 )
 from ._messages.envelope import Malformed, Message, parse
-from ._messages.requests import ANSWERED, InFlight, Inbox, Request
+from ._messages.requests import ANSWERED, Inbox, InFlight, Request
 from ._messages.router import Handler
 from ._wire.frames import Frame
 
 if TYPE_CHECKING:
     from ._connection import Connection
     from ._registry import CallNext, Middleware
+
 
 @attrs.define(eq=False)
 class Context:

@@ -77,7 +77,7 @@ class EncodingError(UsageError):
     """An object that was sent or published cannot be encoded in a wire format."""
 
 
-class Refuse(RoomsError):  # noqa: N818 - read as a verb where it is raised: `raise Refuse(403, "BANNED")`
+class Refuse(RoomsError):
     """Raise it in ``authenticate`` to answer the handshake with ``status`` and ``code``.
 
     ``status`` is an HTTP status of 400 to 599; ``code`` is sent to the client in a short JSON body.

@@ -132,13 +132,11 @@ async def shake_hands(
             await _answer(stream, outcome, min(policy.config.close_timeout, _ANSWER_TIMEOUT))
     finally:
         if upgrade is None:
-            await close_now(stream)
+            await close_now(stream)  # noqa: ASYNC102 - it shields itself
     return upgrade
 
 
-async def judge(
-    request: HandshakeRequest, policy: HandshakePolicy
-) -> tuple[Identity, str | None] | HandshakeError:
+async def judge(request: HandshakeRequest, policy: HandshakePolicy) -> tuple[Identity, str | None] | HandshakeError:
     """Decide over an upgrade that somebody else has read and checked: who it is and the subprotocol, or a refusal.
 
     Everything but the head itself is as in :func:`shake_hands`.
@@ -161,7 +159,7 @@ async def turn_away(stream: trio.abc.Stream) -> None:
     try:
         await _answer(stream, full, _ANSWER_TIMEOUT)
     finally:
-        await close_now(stream)
+        await close_now(stream)  # noqa: ASYNC102 - it shields itself
 
 
 async def _negotiate(

@@ -63,7 +63,7 @@ class Hooks:
         return self._hooks[name]
 
 
-async def call_hook(hook: Hook, *args: object, timeout: float) -> None:
+async def call_hook(hook: Hook, *args: object, timeout: float) -> None:  # noqa: ASYNC109 - a setting, not the caller's patience
     """Call one hook, ``def`` or ``async def``. Raises what it raises, or :exc:`HookTimeout`."""
     with trio.move_on_after(timeout) as scope:
         result = hook(*args)

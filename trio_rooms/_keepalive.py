@@ -20,7 +20,12 @@ _JUMP = 1.0
 
 
 async def keep_alive(
-    sink: Sink, transport: Transport, *, interval: float, timeout: float, rng: random.Random
+    sink: Sink,
+    transport: Transport,
+    *,
+    interval: float,
+    timeout: float,  # noqa: ASYNC109 - a setting, not the caller's patience
+    rng: random.Random,
 ) -> None:
     """Ping until the peer is dead; returns then, within ``interval + timeout`` of its last sign of life.
 

@@ -72,7 +72,7 @@ class Manager(Registrar):
         path: str | None = "/ws",
         listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         allowed_origins: AllowedOrigins = "same",
-        task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,  # noqa: ASYNC128 - handed on
     ) -> None:
         """Serve until shut down: ``server = await nursery.start(manager.serve)``.
 
@@ -168,8 +168,10 @@ class Manager(Registrar):
             self._server.begin_shutdown(returning=returning)
 
     async def shutdown(self) -> None:
-        """Shut down and wait until serve has ended. In a task of a connection or room it only begins: the end
-        would wait for that task. Always a checkpoint."""
+        """Shut down and wait until serve has ended.
+
+        In a task of a connection or room it only begins: the end would wait for that task. Always a checkpoint.
+        """
         server = self._server
         self.begin_shutdown()
         await trio.lowlevel.checkpoint()

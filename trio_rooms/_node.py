@@ -157,7 +157,7 @@ class Node:
 
     async def _submit_when_ready(self, publication: Publication) -> Submission:
         await trio.lowlevel.checkpoint()
-        while True:
+        while True:  # noqa: ASYNC913 - the checkpoint is above; the first try must not wait again
             try:
                 return self.broker.submit(publication)
             except trio.WouldBlock:
@@ -176,18 +176,16 @@ class Node:
             publication.on_delivered()
         return report
 
-    def _targets(
-        self, publication: Publication
-    ) -> Iterable[tuple[Publication, Iterable[Connection], frozenset[str]]]:
+    def _targets(self, publication: Publication) -> Iterable[tuple[Publication, Iterable[Connection], frozenset[str]]]:
         if not publication.rooms:
             return [(publication, self.connections.values(), publication.exclude)]
-        present = [(name, self.rooms[name]) for name in publication.rooms if name in self.rooms]
-        for name, room in present:
-            publication.overflow = room.options.overflow
-            if len(publication.rooms) == 1:
-                return [(publication, room._roster.members.values(), publication.exclude)]
+        present = [self.rooms[name] for name in publication.rooms if name in self.rooms]
+        if len(publication.rooms) == 1:
+            for room in present:
+                publication.overflow = room.options.overflow
+            return [(publication, room._roster.members.values(), publication.exclude) for room in present]
         parts = []
-        for name, members in union(((name, room._roster) for name, room in present), publication.exclude):
+        for name, members in union(((room.name, room._roster) for room in present), publication.exclude):
             part = publication.to(name)
             part.overflow = self.rooms[name].options.overflow
             parts.append((part, members, frozenset[str]()))

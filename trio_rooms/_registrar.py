@@ -57,18 +57,24 @@ class Registrar:
         return self._hook("on_connect", hook)
 
     def on_disconnect(self, hook: F) -> F:
-        """``on_disconnect(conn, close)``: once, after whatever end, if ``on_connect`` had begun; rooms are left
-        already. What it raises is reported."""
+        """``on_disconnect(conn, close)``: once, after whatever end, if ``on_connect`` had begun; rooms are left already.
+
+        What it raises is reported.
+        """
         return self._hook("on_disconnect", hook)
 
     def on_message(self, hook: F) -> F:
-        """``on_message(conn, message)``: before each message's handler. Raising answers the message with an error
-        instead of running its handler."""
+        """``on_message(conn, message)``: before each message's handler.
+
+        Raising answers the message with an error instead of running its handler.
+        """
         return self._hook("on_message", hook)
 
     def on_error(self, hook: F) -> F:
-        """``on_error(conn_or_None, error)``: for each exception that is not an ActionError, from handlers, hooks
-        and tasks. What it raises is logged."""
+        """``on_error(conn_or_None, error)``: for each exception that is not an ActionError, from handlers, hooks and tasks.
+
+        What it raises is logged.
+        """
         return self._hook("on_error", hook)
 
     def on_join_room(self, hook: F) -> F:
@@ -76,18 +82,24 @@ class Registrar:
         return self._hook("on_join_room", hook)
 
     def on_leave_room(self, hook: F) -> F:
-        """``on_leave_room(conn, room, reason)``: once for each join whose ``on_join_room`` had begun. Reasons:
-        "left", "kicked", "closed", "disconnected", "vetoed", "cancelled"."""
+        """``on_leave_room(conn, room, reason)``: once for each join whose ``on_join_room`` had begun.
+
+        Reasons: "left", "kicked", "closed", "disconnected", "vetoed", "cancelled".
+        """
         return self._hook("on_leave_room", hook)
 
     def on_room_open(self, hook: F) -> F:
-        """``on_room_open(room)``: the first join waits for it, so it may load state. Raising fails the joins that
-        wait with ``ROOM_FAILED``, and the room is discarded."""
+        """``on_room_open(room)``: the first join waits for it, so it may load state.
+
+        Raising fails the joins that wait with ``ROOM_FAILED``, and the room is discarded.
+        """
         return self._hook("on_room_open", hook)
 
     def on_room_close(self, hook: F) -> F:
-        """``on_room_close(room)``: after the last member has left and ``linger`` has passed, or ``room.close``. A
-        new room of the same name opens only after it."""
+        """``on_room_close(room)``: after the last member has left and ``linger`` has passed, or ``room.close``.
+
+        A new room of the same name opens only after it.
+        """
         return self._hook("on_room_close", hook)
 
     def authenticate(self, function: A) -> A:

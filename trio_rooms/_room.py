@@ -55,7 +55,9 @@ class Room:
     def __contains__(self, conn: object) -> bool:
         return any(member is conn for member in self._roster.members.values())
 
-    async def publish(self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None) -> Report:
+    async def publish(
+        self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None
+    ) -> Report:
         """Publish to the room, waiting for the broker where ``publish_nowait`` would raise BrokerBusy.
 
         Returns when the broker has confirmed and the members of this node were served; what this task then
@@ -64,7 +66,9 @@ class Room:
         """
         return await self._node.publish(self._node.publication((self.name,), event, exclude=exclude, key=key))
 
-    def publish_nowait(self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None) -> Report:
+    def publish_nowait(
+        self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None
+    ) -> Report:
         """Publish to the room without waiting.
 
         ``exclude`` takes connections or their ids. ``key`` names what a newer event replaces where the room

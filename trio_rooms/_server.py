@@ -164,7 +164,7 @@ async def serve(
             root.cancel_scope.cancel(reason="served")
     finally:
         for listener in opened:
-            await close_now(listener)
+            await close_now(listener)  # noqa: ASYNC102 - it shields itself
         if server is not None:
             server._over.set()
 
@@ -189,9 +189,7 @@ async def _run_connections(
 async def _accept(
     listener: trio.abc.Listener[trio.abc.Stream], arrivals: Arrivals, connections: trio.Nursery, node: Node
 ) -> None:
-    await accept_forever(
-        listener, arrivals.handle, connections, errors=node.counters.accept_failed, logger=node.logger
-    )
+    await accept_forever(listener, arrivals.handle, connections, errors=node.counters.accept_failed, logger=node.logger)
 
 
 async def _run_broker(node: Node, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:

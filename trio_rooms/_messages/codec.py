@@ -19,8 +19,10 @@ _encoder = msgspec.json.Encoder()
 
 
 def encode(obj: object) -> bytes:
-    """JSON of anything that msgspec encodes: builtins, attrs and dataclasses, datetimes, UUIDs, enums, bytes
-    (as base64). NaN and infinities become null. Raises :exc:`EncodingError`.
+    """JSON of anything that msgspec encodes. Raises :exc:`EncodingError`.
+
+    That is builtins, attrs and dataclasses, datetimes, UUIDs, enums, and bytes as base64. NaN and infinities
+    become null.
     """
     try:
         return _encoder.encode(obj)

@@ -19,7 +19,6 @@ from .._errors import ActionError, DuplicateId
 from .codec import Id
 from .envelope import Message
 
-
 #: What stands for a result where the request has been answered already.
 ANSWERED: Final[Any] = object()
 

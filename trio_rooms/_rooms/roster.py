@@ -70,9 +70,7 @@ class Roster(Generic[M]):
         return self.members.pop(member_id, None) is not None or was_reserved
 
 
-def fan_out(
-    publication: Publication, members: Iterable[M], exclude: Collection[str], closed: list[M]
-) -> Report:
+def fan_out(publication: Publication, members: Iterable[M], exclude: Collection[str], closed: list[M]) -> Report:
     """Put a publication into the outbox of each member; whole, however many there are.
 
     Members whose outbox answered "closed" are collected in ``closed``: they leave the room after the pass,

@@ -68,7 +68,7 @@ class HandshakeError(Exception):
         self.headers = headers
 
 
-class Hangup(Exception):  # noqa: N818 - an event, not an error
+class Hangup(Exception):
     """The handshake is over and nobody waits for a response: ``reason`` is "eof", "reset" or "tls"."""
 
     def __init__(self, reason: Literal["eof", "reset", "tls"]) -> None:

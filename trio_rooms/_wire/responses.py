@@ -44,7 +44,9 @@ def error_response(
     head_only: bool = False,
 ) -> bytes:
     """A response whose body is ``{"error": {"code": ..., "message": ...}}``."""
-    return response(status, body=error_body(code, message), content_type="application/json", headers=headers, head_only=head_only)
+    return response(
+        status, body=error_body(code, message), content_type="application/json", headers=headers, head_only=head_only
+    )
 
 
 def error_body(code: str, message: str) -> bytes:

@@ -16,7 +16,7 @@ from .outbox import Outbox
 from .transport import Transport
 
 
-class WriteTimedOut(Exception):  # noqa: N818 - an event more than an error
+class WriteTimedOut(Exception):
     """A write took longer than ``write_timeout``; the stream may be torn. Internal."""
 
 
@@ -40,7 +40,7 @@ class Sink:
         Raises :exc:`TransportClosed` and :exc:`WriteTimedOut`; then, and when cancelled in a write, the
         transport is good for nothing but ``abort``.
         """
-        while True:
+        while True:  # noqa: ASYNC913 - the writer waits whenever there is nothing to write
             if self._ping_due:
                 await self._write_ping(transport)
             elif batch := self.outbox.take(self._write_buffer_size):

@@ -29,7 +29,7 @@ class Close:
         return self.code in (1001, 1006, 1012, 1013) or 4000 <= self.code < 4500
 
 
-class TransportClosed(Exception):  # noqa: N818 - an event more than an error
+class TransportClosed(Exception):
     """Nothing more will come from the transport, or can be written to it. Internal."""
 
     def __init__(self, close: Close) -> None:

@@ -53,9 +53,8 @@ async def serve_in_memory(manager: Manager, *, path: str | None = "/ws") -> Asyn
 
     Leaving the block shuts down, with a drain; in virtual time that takes no time.
     """
-    async with trio.open_nursery() as nursery:
-        async with serve_rooms(manager, listeners=[], path=path) as server:
-            yield MemoryServer(manager, server, nursery)
+    async with trio.open_nursery() as nursery, serve_rooms(manager, listeners=[], path=path) as server:
+        yield MemoryServer(manager, server, nursery)
     server.assert_quiescent()
 
 
@@ -79,8 +78,9 @@ async def open_client(
     Raises :exc:`HandshakeRefused` if the server refuses the upgrade.
     """
     if manager.server is None:
-        async with serve_in_memory(manager):
-            async with open_client(
+        async with (
+            serve_in_memory(manager),
+            open_client(
                 manager,
                 path=path,
                 host=host,
@@ -88,8 +88,9 @@ async def open_client(
                 subprotocol=subprotocol,
                 wrap=wrap,
                 wrap_client=wrap_client,
-            ) as client:
-                yield client
+            ) as client,
+        ):
+            yield client
         return
     async with trio.open_nursery() as nursery:
         server = MemoryServer(manager, manager.server, nursery)
