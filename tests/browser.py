@@ -122,7 +122,7 @@ class Browser:
         """Open a tab, load ``url`` in it, and return when it has loaded."""
         target = await self.call("Target.createTarget", url="about:blank")
         attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
-        page = Page(self, attached["sessionId"])
+        page = Page(self, target["targetId"], attached["sessionId"])
         self._pages[page.session] = page
         for domain in ("Page", "Runtime", "Log", "Network"):
             await page.call(f"{domain}.enable")
@@ -149,6 +149,7 @@ class Page:
     """One tab. ``console`` holds all that it has said so far."""
 
     browser: Browser
+    target: str
     session: str
     console: list[ConsoleMessage] = attrs.field(factory=list, init=False)
 
@@ -168,6 +169,10 @@ class Page:
             raise BrowserError(f"{url}: {answer['errorText']}")
         await self.wait_for("document.readyState === 'complete'")
 
+    async def close(self) -> None:
+        """Close the tab, as its cross does."""
+        await self.browser.call("Target.closeTarget", targetId=self.target)
+
     async def evaluate(self, expression: str) -> Any:
         """The value (as JSON) of a JavaScript expression; a promise is awaited. Raises PageError."""
         answer = await self.call(
@@ -181,7 +186,8 @@ class Page:
         """Wait until a JavaScript expression is truthy, and return it; AssertionError when it never is."""
         with trio.move_on_after(seconds):
             return await self.evaluate(WATCH % condition)
-        raise AssertionError(f"never true: {condition}\n--- the page:\n{await self.evaluate('document.body.innerText')}")
+        text = await self.evaluate("document.body.innerText")
+        raise AssertionError(f"never true: {condition}\n--- the page:\n{text}")
 
     async def click(self, selector: str) -> None:
         """Press and release the left button over the middle of the first match."""
@@ -199,7 +205,8 @@ class Page:
         """Press and release one key, named as in ``KeyboardEvent.key``, where the focus is."""
         code = {"Enter": 13, "Escape": 27, "ArrowUp": 38, "ArrowDown": 40}.get(key, 0)
         stroke = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        await self.call("Input.dispatchKeyEvent", type="keyDown", **stroke, **({"text": "\r"} if key == "Enter" else {}))
+        text = {"text": "\r"} if key == "Enter" else {}
+        await self.call("Input.dispatchKeyEvent", type="keyDown", **stroke, **text)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **stroke)
 
     async def resize(self, width: int, height: int, *, scale: float = 1, mobile: bool = False) -> None:
@@ -231,7 +238,8 @@ class Page:
             self.console.append(ConsoleMessage(params["type"], text))
         elif method == "Runtime.exceptionThrown":
             details = params["exceptionDetails"]
-            self.console.append(ConsoleMessage("error", details.get("exception", {}).get("description", details["text"])))
+            text = details.get("exception", {}).get("description", details["text"])
+            self.console.append(ConsoleMessage("error", text))
         elif method == "Log.entryAdded":
             entry = params["entry"]
             self.console.append(ConsoleMessage(entry["level"], f"{entry['text']} {entry.get('url', '')}"))
@@ -254,11 +262,11 @@ async def _discard(stream: trio.abc.ReceiveStream) -> None:
 
 
 async def _end(process: trio.Process) -> None:
-    """End the browser and its helpers, and return when it has ended; asks first, then kills the group."""
+    """End the browser and its helpers: ask first, then kill whatever of the group is left."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        with trio.move_on_after(STOP_TIMEOUT / 2, shield=True):
+        with trio.move_on_after(STOP_TIMEOUT / 2):
             await process.wait()
 
 
@@ -284,6 +292,6 @@ async def open_browser() -> AsyncIterator[Browser]:
                     yield browser
                 nursery.cancel_scope.cancel()
         finally:
-            await _end(process)
-            with trio.move_on_after(1, shield=True):
+            with trio.move_on_after(STOP_TIMEOUT + 1, shield=True):
+                await _end(process)
                 await process.stderr.aclose()

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
+
 from trio_rooms.demo import LINGER, LOBBY, MAX_NAME, MAX_TEXT, REMEMBERED, ROOMS, make_manager
 from trio_rooms.testing import MemoryServer, ReplyError, TestClient, serve_in_memory
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 @asynccontextmanager
@@ -55,7 +55,7 @@ async def get(server: MemoryServer, path: str) -> tuple[str, bytes]:
     return head.decode().lower(), body
 
 
-async def test_enter_answers_with_the_tidied_name_and_the_rooms() -> None:
+async def test_enter_answers_with_the_tidied_name_and_the_rooms(autojump_clock: MockClock) -> None:
     """Entering trims the name, and the preset rooms are listed before anybody is in them."""
     async with serve_demo() as server, person(server, None) as ada:
         reply = await ada.request("chat.enter", {"name": "  Ada \n Lovelace "})
@@ -66,13 +66,13 @@ async def test_enter_answers_with_the_tidied_name_and_the_rooms() -> None:
     ("name", "code"),
     [(" \t", "EMPTY"), ("x" * (MAX_NAME + 1), "TOO_LONG"), ("Ada\u202eecarG", "BAD_NAME"), (7, "BAD_MESSAGE")],
 )
-async def test_names_that_are_refused(name: object, code: str) -> None:
+async def test_names_that_are_refused(name: object, code: str, autojump_clock: MockClock) -> None:
     """A name that is empty, too long, misleading or no text is refused with its own code."""
     async with serve_demo() as server, person(server, None) as ada:
         assert await code_of(ada, "chat.enter", {"name": name}) == code
 
 
-async def test_without_a_name_one_cannot_join() -> None:
+async def test_without_a_name_one_cannot_join(autojump_clock: MockClock) -> None:
     """Joining before entering is refused, and leaves no membership."""
     async with serve_demo() as server, person(server, None) as ada:
         assert await code_of(ada, "chat.join", {"room": "general"}) == "NO_NAME"
@@ -80,13 +80,13 @@ async def test_without_a_name_one_cannot_join() -> None:
 
 
 @pytest.mark.parametrize("room", ["", "a b", "a.b", "../lobby", "$general", "-", "*", "x" * 33, "a\n"])
-async def test_room_names_that_are_refused(room: str) -> None:
+async def test_room_names_that_are_refused(room: str, autojump_clock: MockClock) -> None:
     """Invariant 10: a client's text never names a room outside of the chat's own, nor one that is no name."""
     async with serve_demo() as server, person(server, "Ada") as ada:
         assert await code_of(ada, "chat.join", {"room": room}) == "BAD_ROOM"
 
 
-async def test_two_people_talk() -> None:
+async def test_two_people_talk(autojump_clock: MockClock) -> None:
     """Each is told of the other, and both get both messages in one order, numbered."""
     async with serve_demo() as server, person(server, "Ada", "general") as ada, person(server, "Grace") as grace:
         picture = await grace.request("chat.join", {"room": "general"})
@@ -102,7 +102,7 @@ async def test_two_people_talk() -> None:
             assert all(event["n"] > picture["n"] for event in heard)
 
 
-async def test_what_cannot_be_said() -> None:
+async def test_what_cannot_be_said(autojump_clock: MockClock) -> None:
     """Empty and overlong texts, and talk in rooms that one is not in, are refused and reach nobody."""
     async with serve_demo() as server, person(server, "Ada", "general") as ada, person(server, "Bob") as bob:
         assert await code_of(ada, "chat.say", {"room": "general", "text": " \n "}) == "EMPTY"
@@ -113,7 +113,7 @@ async def test_what_cannot_be_said() -> None:
         assert picture["messages"] == []
 
 
-async def test_a_newcomer_sees_what_was_said_last() -> None:
+async def test_a_newcomer_sees_what_was_said_last(autojump_clock: MockClock) -> None:
     """A room remembers a bounded number of messages, the newest, and outlives its last member for a while."""
     async with serve_demo() as server:
         async with person(server, "Ada", "general") as ada:
@@ -127,7 +127,7 @@ async def test_a_newcomer_sees_what_was_said_last() -> None:
 
 
 @pytest.mark.parametrize("way", ["asked", "closed", "cut"])
-async def test_however_one_leaves_the_others_are_told_once(way: str) -> None:
+async def test_however_one_leaves_the_others_are_told_once(way: str, autojump_clock: MockClock) -> None:
     """On request, by a close and by a cut, the others hear of it once and the member is gone."""
     async with serve_demo() as server, person(server, "Ada", "general") as ada:
         async with person(server, "Bob", "general") as bob:
@@ -145,7 +145,7 @@ async def test_however_one_leaves_the_others_are_told_once(way: str) -> None:
         assert [member.metadata["name"] for member in room.members] == ["Ada"]
 
 
-async def test_joining_twice_is_announced_once() -> None:
+async def test_joining_twice_is_announced_once(autojump_clock: MockClock) -> None:
     """A second join is answered with the picture and told to nobody."""
     async with serve_demo() as server, person(server, "Ada", "general") as ada, person(server, "Bob", "general") as bob:
         assert (await hear(ada, "chat.general"))["kind"] == "joined"
@@ -154,7 +154,7 @@ async def test_joining_twice_is_announced_once() -> None:
         assert (await hear(ada, "chat.general"))["kind"] == "message"
 
 
-async def test_everybody_is_told_of_rooms_that_come_and_go() -> None:
+async def test_everybody_is_told_of_rooms_that_come_and_go(autojump_clock: MockClock) -> None:
     """A new room is told to those outside of it, and so is its end; a preset room stays listed."""
     async with serve_demo() as server, person(server, "Ada") as ada:
         async with person(server, "Bob", "tea", "general"):
@@ -169,7 +169,7 @@ async def test_everybody_is_told_of_rooms_that_come_and_go() -> None:
         await ada.receive_nothing(2 * LINGER)
 
 
-async def test_the_page_and_all_that_it_loads_are_served() -> None:
+async def test_the_page_and_all_that_it_loads_are_served(autojump_clock: MockClock) -> None:
     """Every file that the page names is there with its type, and nothing is loaded from elsewhere."""
     async with serve_demo() as server:
         head, page = await get(server, "/")

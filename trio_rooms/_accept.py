@@ -84,7 +84,7 @@ async def open_listeners(host: str | None, port: int, *, backlog: int | None = N
         listeners = await trio.open_tcp_listeners(0, host=host, backlog=backlog)
         if len(listeners) == 1:
             return listeners
-        _, chosen = _address(listeners[0].socket)
+        _, chosen = _address(listeners[0])
         for listener in listeners:
             listener.socket.close()
         try:
@@ -98,9 +98,9 @@ async def open_listeners(host: str | None, port: int, *, backlog: int | None = N
 
 def describe(listeners: Iterable[trio.abc.Listener[Any]]) -> tuple[tuple[str, int], ...]:
     """Host and port of each listener that has them, TLS or not; others (Unix sockets, memory) are left out."""
-    sockets = map(_socket_of, listeners)
+    lowest = filter(None, map(_socket_listener, listeners))
     inet = (trio.socket.AF_INET, trio.socket.AF_INET6)
-    return tuple(_address(sock) for sock in sockets if sock is not None and sock.family in inet)
+    return tuple(_address(listener) for listener in lowest if listener.socket.family in inet)
 
 
 class _Spare:
@@ -157,10 +157,10 @@ class _Scarcity:
 
 async def _waited_for_client(listener: trio.abc.Listener[Any]) -> bool:
     """If it is known that nobody waits in the backlog, wait for somebody, and say so."""
-    sock = _socket_of(listener)
-    if sock is None or sock.is_readable():
+    lowest = _socket_listener(listener)
+    if lowest is None or lowest.socket.is_readable():
         return False
-    await trio.lowlevel.wait_readable(sock)
+    await trio.lowlevel.wait_readable(lowest.socket)
     return True
 
 
@@ -183,13 +183,13 @@ async def _turn_away(listener: trio.abc.Listener[trio.abc.Stream], spare: _Spare
     return False
 
 
-def _socket_of(listener: trio.abc.Listener[Any]) -> trio.socket.SocketType | None:
-    """The listening socket below any number of TLS layers; None if there is no socket."""
+def _socket_listener(listener: trio.abc.Listener[Any]) -> trio.SocketListener | None:
+    """What listens below any number of TLS layers, if it is a socket."""
     while isinstance(listener, trio.SSLListener):
         listener = listener.transport_listener
-    return listener.socket if isinstance(listener, trio.SocketListener) else None
+    return listener if isinstance(listener, trio.SocketListener) else None
 
 
-def _address(sock: trio.socket.SocketType) -> tuple[str, int]:
-    host, port = sock.getsockname()[:2]
+def _address(listener: trio.SocketListener) -> tuple[str, int]:
+    host, port = listener.socket.getsockname()[:2]
     return host, port

@@ -17,7 +17,8 @@ import trio
 from ._admission import Admission, Ticket
 from ._connection import Connection
 from ._drain import Drain
-from ._handshake import HandshakePolicy, judge, shake_hands, turn_away
+from ._errors import NotServing
+from ._handshake import HandshakePolicy, full, judge, shake_hands, turn_away
 from ._lifecycle import live
 from ._node import Node
 from ._wire.over_trio_websocket import CallersRequest, Offer, over_request, over_stream
@@ -37,6 +38,7 @@ class Arrivals:
         )
         self._scopes: set[trio.CancelScope] = set()
         self._empty = trio.lowlevel.ParkingLot()
+        self._over = False
 
     @property
     def open(self) -> int:
@@ -54,20 +56,25 @@ class Arrivals:
             scope.deadline = min(scope.deadline, deadline)
 
     async def wait_empty(self) -> None:
-        """Wait until everything is over."""
+        """Wait until everything is over; from then on nothing is let in, for nobody would wait for it."""
         await trio.lowlevel.checkpoint()
         while self._scopes:
             await self._empty.park()
+        self._over = True
 
     async def handle(self, stream: trio.abc.Stream) -> None:
-        """Serve whatever the stream brings, and close it. Raises nothing but cancellation from outside."""
-        await self._guard(stream, lambda ticket: self._handle(stream, ticket))
+        """Serve whatever the stream brings, and close it. Raises nothing but cancellation, and :exc:`NotServing`."""
+        await self._guard(lambda ticket: self._handle(stream, ticket), lambda: turn_away(stream))
 
     async def handle_request(self, request: CallersRequest) -> None:
-        """Serve an upgrade that the caller's own trio-websocket server has read."""
-        await self._guard(None, lambda ticket: self._handle_request(request, ticket))
+        """Serve an upgrade that the caller's own trio-websocket server has read. Raises as :meth:`handle`."""
+        await self._guard(lambda ticket: self._handle_request(request, ticket), lambda: request.reject(full()))
 
-    async def _guard(self, stream: trio.abc.Stream | None, handle: Callable[[Ticket], Awaitable[None]]) -> None:
+    async def _guard(
+        self, handle: Callable[[Ticket], Awaitable[None]], turn_away: Callable[[], Awaitable[None]]
+    ) -> None:
+        if self._over:
+            raise NotServing("this manager is not being served")
         with trio.CancelScope(deadline=self._drain.deadline) as scope:
             ticket = self._admission.admit(scope)
             self._scopes.add(scope)
@@ -76,8 +83,7 @@ class Arrivals:
                     await handle(ticket)
                 else:
                     self._node.counters.reject("full")
-                    if stream is not None:
-                        await turn_away(stream)
+                    await turn_away()
             except* Exception as group:
                 await self._node.errors.report(None, group, "a connection")
             except* trio.Cancelled:  # noqa: ASYNC103 - see below
@@ -94,6 +100,7 @@ class Arrivals:
             self._node.counters.reject("pushed_out")
 
     async def _handle(self, stream: trio.abc.Stream, ticket: Ticket) -> None:
+        deadline = trio.current_time() + self._node.config.handshake_timeout
         failures: list[Exception] = []
         policy = attrs.evolve(self._policy, failed=failures.append)
         upgrade = await shake_hands(stream, policy, remote=remote_address(stream), head_complete=ticket.head_complete)
@@ -113,10 +120,12 @@ class Arrivals:
                 read_buffer_size=config.read_buffer_size,
                 before_read=conn._dispatcher.inbox.wait_for_room,
             ),
+            deadline,
         )
 
     async def _handle_request(self, request: CallersRequest, ticket: Ticket) -> None:
         ticket.head_complete()
+        deadline = trio.current_time() + self._node.config.handshake_timeout
         failures: list[Exception] = []
         policy = attrs.evolve(self._policy, failed=failures.append)
         described = request.describe()
@@ -135,18 +144,19 @@ class Arrivals:
                 max_message_bytes=self._node.config.limits.max_message_bytes,
                 before_read=conn._dispatcher.inbox.wait_for_room,
             ),
+            deadline,
         )
 
-    async def _live(self, conn: Connection, offer: AbstractAsyncContextManager[Offer]) -> None:
+    async def _live(self, conn: Connection, offer: AbstractAsyncContextManager[Offer], deadline: float) -> None:
         async with offer as upgrade:
             try:
-                with trio.fail_after(self._node.config.handshake_timeout):
+                with trio.fail_at(deadline):
                     transport = await upgrade.accept()
             except (TransportClosed, trio.TooSlowError):
                 self._node.counters.reject("hangup")
                 return
             if self._node.draining:
-                conn._drain(self._drain.code)
+                conn._drain()
             await live(conn, transport)
 
     async def _report(self, failures: list[Exception]) -> None:

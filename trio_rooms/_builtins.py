@@ -9,7 +9,7 @@ import msgspec
 
 from ._errors import BadMessage, NeedsV1, RequestCancelled
 from ._membership import Joined
-from ._messages.envelope import Message, decode_as
+from ._messages.envelope import decode_as
 from ._messages.requests import ANSWERED, Request
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ async def join(dispatcher: Dispatcher, request: Request) -> Any:
         if data.since is not None:
             answer["recovered"] = False  # no room has a history yet
         if joined.data is not None:
-            answer["data"] = joined.data
+            answer["data"] = dict(joined.data)  # any mapping, but not every one can be encoded
         return answer
 
     async def wait_for_reply_to_fit(joined: Joined) -> None:
@@ -70,30 +70,29 @@ async def join(dispatcher: Dispatcher, request: Request) -> Any:
 
 
 async def leave(dispatcher: Dispatcher, request: Request) -> None:
-    """``$leave``: acts when it is read, also on a ``$join`` of the same room that has not begun."""
+    """``$leave``: acts when it is read, also on a ``$join`` of the same room that waits or is under way."""
     try:
         room = _decode(dispatcher, _leave_decoder, request).room
     except BadMessage as exc:
         await dispatcher.tell(request, exc)
         return
-    for queued in dispatcher.in_flight.queued():
-        if queued.message is not None and queued.message.action == "$join" and _room_of(queued.message) == room:
-            queued.cancelled = True
-            await dispatcher.tell(queued, RequestCancelled())
+    cancelled = [one for one in dispatcher.in_flight if one.joins == room and one.cancel()]
     dispatcher._conn.leave(room)
+    for one in cancelled:
+        await dispatcher.tell(one, RequestCancelled())
     await dispatcher.reply(request, {"room": room})
 
 
-async def cancel(dispatcher: Dispatcher, message: Message) -> None:
+async def cancel(dispatcher: Dispatcher, request: Request) -> None:
     """``$cancel``: no reply of its own; the cancelled request is answered with ``CANCELLED``."""
     try:
-        ident = decode_as(_cancel_decoder, message.raw, max_depth=2).id
+        ident = _decode(dispatcher, _cancel_decoder, request).id
     except BadMessage as exc:
-        await dispatcher.tell(Request(None, message.id), exc)
+        await dispatcher.tell(request, exc)
         return
-    request = dispatcher.in_flight.cancel(ident)
-    if request is not None and request.scope is None:
-        await dispatcher.tell(request, RequestCancelled())
+    cancelled = dispatcher.in_flight.find(ident)
+    if cancelled is not None and cancelled.cancel():
+        await dispatcher.tell(cancelled, RequestCancelled())
 
 
 def _decode(dispatcher: Dispatcher, decoder: msgspec.json.Decoder[Any], request: Request) -> Any:
@@ -101,11 +100,12 @@ def _decode(dispatcher: Dispatcher, decoder: msgspec.json.Decoder[Any], request:
     return decode_as(decoder, request.message.raw, max_depth=dispatcher._limits.max_depth)
 
 
-def _room_of(message: Message) -> str | None:
+def room_to_join(dispatcher: Dispatcher, request: Request) -> str | None:
+    """The room of a ``$join``, read when it arrives: a ``$leave`` may come before its turn does."""
     try:
-        return decode_as(_leave_decoder, message.raw, max_depth=32).room
+        return str(_decode(dispatcher, _leave_decoder, request).room)
     except BadMessage:
-        return None
+        return None  # told in its turn
 
 
 #: What the dispatcher runs in its turn, like a handler.

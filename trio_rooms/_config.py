@@ -109,7 +109,7 @@ class Limits:
     """Rooms that one connection is in or is joining. Beyond it: ``TOO_MANY_ROOMS``."""
 
     max_rooms: int = attrs.field(default=100_000, validator=_count)
-    """Rooms that exist on this node. Beyond it: ``TOO_MANY_ROOMS``."""
+    """Rooms that exist on this node, those whose ``on_room_close`` runs included. Beyond it: ``TOO_MANY_ROOMS``."""
 
     outbox_messages: int = attrs.field(default=256, validator=_count)
     """Messages that wait to be written to one connection. Beyond it: the room's overflow policy."""
@@ -189,6 +189,6 @@ class RoomOptions:
     linger: float = attrs.field(default=0.0, validator=_not_negative)
     """Seconds that the room, its metadata and its tasks outlive the last member. 0 (default): not at all."""
 
-    authorize: Authorize | None = attrs.field(default=None)
+    authorize: Authorize | None = attrs.field(default=None, validator=validators.optional(validators.is_callable()))
     """Asked when a client joins by ``$join``. None (default): such joins are ``DENIED``; a join that a handler
     makes is the program's own decision and is not asked about."""

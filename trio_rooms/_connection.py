@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -13,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import trio
 
+from ._boundary import own_cancellations_only, says_only_gone
 from ._context import enter_connection, in_handler
 from ._dispatch import Dispatcher
 from ._errors import ConnectionGone, OutboxFull, UsageError
 from ._formats import FORMATS
 from ._hooks import HookQueue
 from ._identity import Identity
+from ._log import ConnectionLogger
 from ._membership import Joined, LeaveReason, Memberships
 from ._messages.envelope import decode_as
 from ._wire.headers import Headers
@@ -48,7 +49,7 @@ class Connection:
         """The negotiated subprotocol; None for the plain format."""
         self.connected_at = datetime.now(UTC)
         """When the upgrade was accepted, in UTC."""
-        self.logger = logging.LoggerAdapter(node.logger, {"connection": self.id, "user": identity.user})
+        self.logger = ConnectionLogger(node.logger, {"connection": self.id, "user": identity.user})
         """The manager's logger with ``connection`` and ``user`` as extra fields of each record."""
         self._node = node
         self._request = request
@@ -191,7 +192,7 @@ class Connection:
         If it raises, the error is reported and this connection closed with 1011; nobody else is affected.
         Raises :exc:`ConnectionGone`.
         """
-        if self._ending:
+        if self._ending or self._nursery is None:
             raise ConnectionGone("the connection has ended")
         self._context.run(self._start_task, self._run_task, function, args)
 
@@ -253,6 +254,11 @@ class Connection:
     def _ending(self) -> bool:
         return self._closed is not None
 
+    @property
+    def _taking_no_more(self) -> bool:
+        """Whether it takes no more messages: it is ending, or about to for the sake of the server."""
+        return self._closed is not None or self._draining is not None
+
     def _end(self, close: Close) -> bool:
         """The one place that every end goes through; the first cause counts. False if there was one."""
         if self._closed is not None:
@@ -268,17 +274,19 @@ class Connection:
             self._sink.discard()
             self._cancel_all("slow consumer")
 
-    def _drain(self, code: int) -> None:
+    def _drain(self) -> None:
         """The server shuts down: no message is dispatched any more, handlers finish, replies are flushed."""
         if self._closed is None:
-            self._draining = Close(code, "the server is shutting down")
+            self._draining = Close(self._node.close_code, "the server is shutting down")
             self._dispatcher.inbox.close(discard=True)
 
     def _remove_from(self, room: Room, reason: LeaveReason, code: str, message: str) -> bool:
         """Take this connection out of a room, and tell it."""
         place = self._memberships.joining.get(room.name)
         is_member = self.rooms.get(room.name) is room
-        if not is_member and (place is None or place.room is not room):
+        # One that still waits for ``authorize`` has no room yet; it would get this one.
+        is_joining = place is not None and (place.room is room or (place.room is None and not room.closed))
+        if not is_member and not is_joining:
             return False
         self._memberships.leave(room.name, reason)
         if is_member:
@@ -323,8 +331,11 @@ class Connection:
 
     async def _run_task(self, function: Callable[..., Awaitable[Any]], args: tuple[object, ...]) -> None:
         try:
-            await function(*args)
+            with own_cancellations_only():
+                await function(*args)
         except Exception as exc:
+            if self._ending and says_only_gone(exc):
+                return  # no news
             await self._node.errors.report(self, exc, "a task of the connection")
             self.close(1011, "internal error")
 

@@ -2,7 +2,7 @@
 
 Theory of operation. The reader calls :meth:`Dispatcher.received` for each message. What must not wait for a
 handler (``$cancel``, ``$leave``) acts there and then; everything else goes to the inbox. The connection's own
-task takes it out, in order: payload decoded, ``on_message``, middleware, handler, reply. Handlers that are
+task takes it out, in order: ``on_message``, payload decoded, middleware, handler, reply. Handlers that are
 concurrent, or stream, run beside in tasks of their own, bounded in number.
 
 What a handler raises: an ActionError is told to the client. Anything else ends this connection with 1011
@@ -12,6 +12,7 @@ its way out. Either way it is reported, and nobody else notices.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from contextlib import aclosing
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import trio
 
-from ._builtins import BUILTINS, cancel, leave
+from ._boundary import own_cancellations_only, says_only_gone
+from ._builtins import BUILTINS, cancel, leave, room_to_join
 from ._context import enter_handler
 from ._errors import (
     ActionError,
@@ -29,10 +31,14 @@ from ._errors import (
     ConnectionGone,
     DeadlineExceeded,
     DuplicateId,
+    EncodingError,
     InternalError,
+    MessageTooLarge,
     RequestCancelled,
     UnknownAction,
+    is_ours,
 )
+from ._hooks import HookFailed
 from ._messages.envelope import Malformed, Message, parse
 from ._messages.requests import ANSWERED, Inbox, InFlight, Request
 from ._messages.router import Handler
@@ -40,7 +46,7 @@ from ._wire.frames import Frame
 
 if TYPE_CHECKING:
     from ._connection import Connection
-    from ._registry import CallNext, Middleware
+    from ._registry import CallNext, Middleware, Session
 
 
 @attrs.define(eq=False)
@@ -76,14 +82,13 @@ def _wrap(layer: Middleware, call_next: CallNext) -> CallNext:
 async def _call_handler(ctx: Context) -> Any:
     """The core of the onion."""
     result = ctx._handler.function(ctx.conn, *ctx._arguments)
-    if ctx._handler.kind == "async":
-        return await result
-    if ctx._handler.kind == "stream":
+    if ctx._handler.streams:
         async with aclosing(result) as items:
             async for item in items:
                 await ctx._emit(item)
         return None
-    return result
+    # Also what an undeclared wrapper around an async function returns.
+    return await result if inspect.isawaitable(result) else result
 
 
 class Dispatcher:
@@ -96,6 +101,7 @@ class Dispatcher:
         self.inbox = Inbox(self._limits.inbox_messages)
         self.in_flight = InFlight()
         self._idle = trio.lowlevel.ParkingLot()
+        self._session_runs = False
         self._to_session: trio.MemorySendChannel[Message] | None = None
         self.for_session: trio.MemoryReceiveChannel[Message] | None = None
         if self._node.registry.session is not None:
@@ -106,13 +112,16 @@ class Dispatcher:
         """One message from the transport."""
         self._node.counters.messages_received += 1
         request = self._parse(text)
-        message = request.message
-        if message is not None and message.action == "$cancel":
-            await cancel(self, message)
-        elif message is not None and message.action == "$leave":
+        action = None if request.message is None else request.message.action
+        if action == "$cancel":
+            await cancel(self, request)
+        elif action == "$leave":
             await leave(self, request)
         else:
-            self.inbox.put(request)
+            if action == "$join":
+                request.joins = room_to_join(self, request)
+            if not self.inbox.put(request):  # the connection takes no more messages
+                self.in_flight.discard(request)
 
     def _parse(self, text: str | bytes) -> Request:
         if isinstance(text, bytes):
@@ -122,16 +131,18 @@ class Dispatcher:
         except Malformed as exc:
             return Request(None, exc.ident, exc)
         request = Request(message, message.id)
-        try:
-            self.in_flight.add(request)
-        except DuplicateId as exc:
-            return Request(None, message.id, exc)
+        if message.action != "$cancel":  # which is never answered, so it is not in flight
+            try:
+                self.in_flight.add(request)
+            except DuplicateId as exc:
+                return Request(None, message.id, exc)
         return request
 
     async def run(self) -> None:
         """Dispatch until the inbox is closed and empty, and every handler has ended."""
         if self._node.registry.session is not None:
-            self._start(self._run_session)
+            self._session_runs = True
+            self._conn._start_task(self._run_session, self._node.registry.session)
         while True:
             try:
                 request = await self.inbox.take()
@@ -140,7 +151,7 @@ class Dispatcher:
             await self._dispatch(request)
         if self._to_session is not None:
             self._to_session.close()
-        while self.in_flight.concurrent:
+        while self.in_flight.concurrent or self._session_runs:
             await self._idle.park()
 
     async def _dispatch(self, request: Request) -> None:
@@ -158,13 +169,15 @@ class Dispatcher:
         handler = self._node.registry.router.find(message.action or "")
         if handler is None:
             await self._without_handler(request, message)
-        elif handler.concurrent or handler.kind == "stream":
+        elif handler.concurrent or handler.streams:
             await self._beside(request, message, handler)
         else:
             await self._run(request, lambda: self._call(request, message, handler))
 
     async def _without_handler(self, request: Request, message: Message) -> None:
-        if self._to_session is not None:
+        if message.action is not None and message.action.startswith("$"):
+            await self.tell(request, UnknownAction())
+        elif self._to_session is not None:
             self.in_flight.discard(request)
             await self._to_session.send(message)
         elif message.action is None:
@@ -173,22 +186,19 @@ class Dispatcher:
             await self.tell(request, UnknownAction())
 
     async def _beside(self, request: Request, message: Message, handler: Handler) -> None:
-        if handler.kind == "stream" and request.id is None:
+        if handler.streams and request.id is None:
             await self.tell(request, BadMessage("a streaming action needs an id"))
         elif self.in_flight.concurrent >= self._limits.max_handlers:
             await self.tell(request, Busy())
         else:
             # Entered here and not when the task first runs, so that a $cancel in between finds a scope.
             request.scope = trio.CancelScope()
-            self._start(lambda: self._run(request, lambda: self._call(request, message, handler)))
+            self.in_flight.concurrent += 1
+            self._conn._start_task(self._run_beside, request, lambda: self._call(request, message, handler))
 
-    def _start(self, function: Callable[[], Any]) -> None:
-        self.in_flight.concurrent += 1
-        self._conn._start_task(self._counted, function)
-
-    async def _counted(self, function: Callable[[], Any]) -> None:
+    async def _run_beside(self, request: Request, call: Callable[[], Any]) -> None:
         try:
-            await function()
+            await self._run(request, call)
         finally:
             self.in_flight.concurrent -= 1
             self._idle.unpark_all()
@@ -207,7 +217,7 @@ class Dispatcher:
         enter_handler(True)
         try:
             result = None
-            with scope:
+            with scope, own_cancellations_only():
                 result = await call()
         except ActionError as exc:
             await self._failed(request, exc)
@@ -233,9 +243,11 @@ class Dispatcher:
 
         ctx = Context(self._conn, message, request.scope.deadline, handler, arguments, emit)
         result = await self._node.call_handler(ctx)
-        if handler.kind != "stream":
+        if not handler.streams:
             return result
         assert request.id is not None
+        if result is not None:  # middleware answered by itself
+            await emit(result)
         await self._send(self._conn._format.end(request.id))
         return ANSWERED
 
@@ -247,35 +259,46 @@ class Dispatcher:
         except ActionError:
             raise
         except Exception as exc:
-            raise InternalError from exc
+            await self._report(exc, "on_message")
+            raise HookFailed from exc
 
     async def _reply(self, request: Request, result: Any) -> None:
         if request.id is None:
             return
         try:
-            frame = self._conn._format.reply(request.id, result)
-        except Exception as exc:
+            await self._send(self._conn._format.reply(request.id, result))
+        except Exception as exc:  # it cannot be encoded, or is too large
             await self._crashed(request, exc)
-        else:
-            await self._send(frame)
 
     async def _failed(self, request: Request, error: ActionError) -> None:
+        fatal = isinstance(error, InternalError) and error.fatal
         if isinstance(error, InternalError) and error.__cause__ is not None:
-            await self._node.errors.report(self._conn, error.__cause__, f"action {_name(request)}")
-            error = self._node.told(error, error.__cause__)
+            if not isinstance(error, HookFailed):  # which has been reported
+                await self._report(error.__cause__, f"action {_name(request)}")
+            error = self._node.told(error.__cause__)
         await self.tell(request, error)
+        if fatal:
+            self._conn.close(1011, "internal error")
 
     async def _crashed(self, request: Request, error: Exception) -> None:
-        await self._node.errors.report(self._conn, error, f"action {_name(request)}")
-        await self.tell(request, self._node.told(InternalError(), error))
+        await self._report(error, f"action {_name(request)}")
+        await self.tell(request, self._node.told(error))
         self._conn.close(1011, "internal error")
+
+    async def _report(self, error: BaseException, what: str) -> None:
+        # That the client has gone is no news where its connection is ending.
+        if not (self._conn._ending and says_only_gone(error)):
+            await self._node.errors.report(self._conn, error, what)
 
     async def tell(self, request: Request, error: ActionError) -> None:
         """Tell the client that a request failed, or that a message without an id did."""
         self.in_flight.discard(request)
-        known = type(error) is not ActionError
-        self._node.counters.errors_told[error.code if known else "custom"] += 1
-        await self._send(self._conn._format.error(request.id, error))
+        self._node.counters.errors_told[error.code if is_ours(error) else "custom"] += 1
+        try:
+            await self._send(self._conn._format.error(request.id, error))
+        except (EncodingError, MessageTooLarge) as exc:  # a code or a text of the program's
+            await self._report(exc, f"the error {type(error).__name__} of action {_name(request)}")
+            self._conn.close(1011, "internal error")
 
     async def reply(self, request: Request, result: Any) -> None:
         """Answer a request that did not go through the inbox."""
@@ -288,25 +311,29 @@ class Dispatcher:
             await self._conn._outbox.send(frame)
         except ConnectionGone:
             self._conn._outbox.dropped += 1
+            await trio.lowlevel.checkpoint()  # or a generator that yields for ever would never let go of the thread
 
     def describe(self) -> str:
         """What is in flight, for the log."""
         return f"actions {sorted(_name(request) for request in self.in_flight)}"
 
-    async def _run_session(self) -> None:
-        session = self._node.registry.session
-        assert session is not None
+    async def _run_session(self, session: Session) -> None:
         try:
-            await session(self._conn)
-        except ConnectionGone:
-            pass  # what read_json raises at the end
+            with own_cancellations_only():
+                await session(self._conn)
         except ActionError as exc:
             self._conn.close(4500, exc.code)
         except Exception as exc:
-            await self._node.errors.report(self._conn, exc, "session")
-            self._conn.close(1011, "internal error")
+            # At the end read_json raises ConnectionGone; at any other time that is about another connection.
+            if not (self._conn._taking_no_more and says_only_gone(exc)):
+                await self._node.errors.report(self._conn, exc, "session")
+                self._conn.close(1011, "internal error")
         else:
-            self._conn.close(1000)
+            if not self._conn._taking_no_more:  # or the drain would end with this code instead of its own
+                self._conn.close(1000)
+        finally:
+            self._session_runs = False
+            self._idle.unpark_all()
 
 
 def _why_cut(request: Request) -> ActionError:

@@ -29,8 +29,6 @@ class Drain:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._begun = trio.Event()
-        self.code = 1012
-        """The close code that clients get."""
         self.deadline = math.inf
         """When what is left is cancelled."""
 
@@ -38,7 +36,7 @@ class Drain:
         """Decide to shut down. Synchronous and idempotent; the first call counts."""
         if not self._node.draining:
             self._node.draining = True
-            self.code = 1012 if returning else 1001
+            self._node.close_code = 1012 if returning else 1001
             self._begun.set()
 
     async def wait_begun(self) -> None:
@@ -62,8 +60,16 @@ class Drain:
         for conn, slot in zip(connections, slots, strict=True):
             if conn.closed is None:
                 await trio.sleep_until(now + slot)
-                conn._drain(self.code)
+                conn._drain()
         await arrivals.wait_empty()
+
+    def abandon(self, arrivals: Arrivals) -> None:
+        """Serve was cancelled, or has failed: cancel everything now; close frames and hooks get their time."""
+        self.begin(returning=False)
+        config = self._node.config
+        self.deadline = trio.current_time()
+        arrivals.limit(self.deadline)
+        self._node.grace.limit(self.deadline + max(config.close_timeout, config.hook_timeout))
 
     async def watch(self) -> None:
         """Name what holds the shutdown longer than it may take."""

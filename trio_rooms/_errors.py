@@ -137,6 +137,11 @@ class _CodedError(ActionError):
         super().__init__(self.CODE, self.MESSAGE if message is None else message, temporary=self.TEMPORARY)
 
 
+def is_ours(error: ActionError) -> bool:
+    """Whether the code is one of the library's, of which there are few; a program may make them up as it goes."""
+    return isinstance(error, _CodedError)
+
+
 class BadMessage(_CodedError):
     """A message could not be decoded; the text names the field that is wrong."""
 
@@ -193,6 +198,9 @@ class InternalError(_CodedError):
 
     CODE = "INTERNAL"
     MESSAGE = "internal error"
+
+    fatal: bool = False
+    """Whether the connection is closed with 1011 once the client has been told."""
 
 
 class JoinError(_CodedError):

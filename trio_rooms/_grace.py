@@ -18,13 +18,14 @@ class Grace:
     """The shields of one server."""
 
     def __init__(self) -> None:
-        self._hard_deadline = math.inf
+        self.hard_deadline = math.inf
+        """No shield reaches beyond it."""
         self._scopes: set[trio.CancelScope] = set()
 
     @contextmanager
     def shield(self, seconds: float) -> Iterator[trio.CancelScope]:
         """A scope that cancellation from outside does not reach, for at most ``seconds``."""
-        deadline = min(trio.current_time() + seconds, self._hard_deadline)
+        deadline = min(trio.current_time() + seconds, self.hard_deadline)
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             self._scopes.add(scope)
             try:
@@ -34,6 +35,6 @@ class Grace:
 
     def limit(self, deadline: float) -> None:
         """Let no shield, open or to come, reach beyond ``deadline``."""
-        self._hard_deadline = min(self._hard_deadline, deadline)
+        self.hard_deadline = min(self.hard_deadline, deadline)
         for scope in self._scopes:
-            scope.deadline = min(scope.deadline, self._hard_deadline)
+            scope.deadline = min(scope.deadline, self.hard_deadline)

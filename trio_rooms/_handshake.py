@@ -153,11 +153,17 @@ async def judge(request: HandshakeRequest, policy: HandshakePolicy) -> tuple[Ide
     return identity, choose_subprotocol(request.subprotocols, policy.subprotocols)
 
 
+def full() -> HandshakeError:
+    """The refusal where every place is taken."""
+    return _unavailable(503, "FULL")
+
+
 async def turn_away(stream: trio.abc.Stream) -> None:
     """Answer 503 without reading the request, and close the stream."""
-    full = error_response(503, "FULL", "not available, try again later", headers=(("Retry-After", "1"),))
+    error = full()
+    answer = error_response(error.status, error.code, error.message, headers=error.headers)
     try:
-        await _answer(stream, full, _ANSWER_TIMEOUT)
+        await _answer(stream, answer, _ANSWER_TIMEOUT)
     finally:
         await close_now(stream)  # noqa: ASYNC102 - it shields itself
 
@@ -202,10 +208,13 @@ async def _read_head(
 def _check_refusing(policy: HandshakePolicy) -> None:
     refusal = policy.refusing()
     if refusal is not None:
-        status, code = refusal
-        raise HandshakeError(
-            status, code, "not available, try again later", reason="unavailable", headers=(("Retry-After", "1"),)
-        )
+        raise _unavailable(*refusal)
+
+
+def _unavailable(status: int, code: str) -> HandshakeError:
+    return HandshakeError(
+        status, code, "not available, try again later", reason="unavailable", headers=(("Retry-After", "1"),)
+    )
 
 
 def _find_page(request: HandshakeRequest, policy: HandshakePolicy) -> Page:

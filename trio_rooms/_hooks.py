@@ -6,7 +6,8 @@ synchronous and works in a cancelled ``finally``). Both stand in one line: a tas
 a call that a runner makes when it gets to the head. The runner exists only while there is something to run;
 it lives in a nursery of the server, shields each hook for at most ``hook_timeout``, and so finishes what a
 dying connection has left to run. A hook that makes an event of its own connection (a join in ``on_connect``)
-is inside its turn already and does not wait for itself.
+is inside its turn already and does not wait for itself; so are the tasks that it has started, but only while
+the turn lasts.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import logging
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
 import trio
 
-from ._errors import AlreadyServing, HookTimeout, UsageError
+from ._boundary import own_cancellations_only
+from ._errors import AlreadyServing, HookTimeout, InternalError, UsageError
 from ._grace import Grace
 
 if TYPE_CHECKING:
@@ -63,14 +65,22 @@ class Hooks:
         return self._hooks[name]
 
 
+class HookFailed(InternalError):
+    """A hook, or ``authorize``, raised what is not for the client. It was reported where it was raised."""
+
+
 async def call_hook(hook: Hook, *args: object, timeout: float) -> None:  # noqa: ASYNC109 - a setting, not the caller's patience
     """Call one hook, ``def`` or ``async def``. Raises what it raises, or :exc:`HookTimeout`."""
-    with trio.move_on_after(timeout) as scope:
+    with trio.move_on_after(timeout) as scope, own_cancellations_only():
         result = hook(*args)
         if inspect.isawaitable(result):
             await result
     if scope.cancelled_caught:
-        raise HookTimeout(f"{getattr(hook, '__name__', hook)!s} ran longer than {timeout} s")
+        raise HookTimeout(f"{_name(hook)} ran longer than {timeout} s")
+
+
+def _name(hook: Hook) -> str:
+    return str(getattr(hook, "__name__", hook))
 
 
 class ErrorReporter:
@@ -93,6 +103,24 @@ class ErrorReporter:
             except Exception:
                 logger.exception("on_error failed")
 
+    async def call(
+        self,
+        conn: Connection | None,
+        what: str,
+        hook: Hook,
+        *args: object,
+        shield: Callable[[], AbstractContextManager[trio.CancelScope]],
+    ) -> None:
+        """Call a hook whose failure has no other consequence than a report; both within ``shield``."""
+        try:
+            with shield() as scope:
+                await call_hook(hook, *args, timeout=self._timeout)
+            if scope.cancelled_caught:
+                raise HookTimeout(f"{_name(hook)} was cut off: there was no time left")
+        except Exception as exc:
+            with shield():
+                await self.report(conn, exc, what)
+
 
 @attrs.define(eq=False)
 class _Turn:
@@ -110,7 +138,8 @@ class _Call:
     args: tuple[object, ...]
 
 
-_current: ContextVar[HookQueue | None] = ContextVar("trio_rooms_hook_queue", default=None)
+# The turns that the calling task is in: of several connections, where the hook of one joins another to a room.
+_turns: ContextVar[frozenset[object]] = ContextVar("trio_rooms_hook_turns", default=frozenset())
 
 
 class HookQueue:
@@ -137,25 +166,27 @@ class HookQueue:
         self._spawn = spawn
         self._line: deque[_Turn | _Call] = deque()
         self._busy = False
+        self._current: object | None = None
         self._idle = trio.lowlevel.ParkingLot()
         self._deadline = math.inf
         self._scope: trio.CancelScope | None = None
 
+    @property
+    def inside(self) -> bool:
+        """Whether the calling task is in a hook of this connection, so that a turn would wait for itself."""
+        return self._current in _turns.get()
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """A block in which no other hook of this connection runs; waits for those that come before."""
-        if _current.get() is self:
+        if self.inside:
             yield
             return
         if self._busy:
             await self._wait_turn()
         self._busy = True
-        token = _current.set(self)
-        try:
+        with self._entered():
             yield
-        finally:
-            _current.reset(token)
-            self._pass_on()
 
     async def run(self, name: HookName, *args: object) -> None:
         """Call the hooks of an event in their turn; the first that raises ends it with its exception.
@@ -197,29 +228,30 @@ class HookQueue:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    async def _run(self) -> None:
-        _current.set(self)
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        """The turn itself; at its end it is somebody else's."""
+        self._current = object()
+        token = _turns.set(_turns.get() | {self._current})
         try:
-            while self._line and isinstance(self._line[0], _Call):
-                await self._make(self._line[0])
+            yield
         finally:
+            _turns.reset(token)
+            self._current = None
             self._pass_on()
 
-    async def _make(self, call: _Call) -> None:
-        self._line.popleft()
-        try:
-            with self._shield():
-                await call_hook(call.hook, *call.args, timeout=self._timeout)
-        except Exception as exc:
-            with self._shield():
-                await self._reporter.report(self._conn, exc, call.name)
+    async def _run(self) -> None:
+        with self._entered():
+            while self._line and isinstance(call := self._line[0], _Call):
+                self._line.popleft()
+                await self._reporter.call(self._conn, call.name, call.hook, *call.args, shield=self._shield)
 
     @contextmanager
-    def _shield(self) -> Iterator[None]:
+    def _shield(self) -> Iterator[trio.CancelScope]:
         # A little longer than the hook's own timeout, so that it is this one that is seen to pass.
         seconds = min(self._timeout + 1, self._deadline - trio.current_time())
         with self._grace.shield(seconds) as self._scope:
-            yield
+            yield self._scope
         self._scope = None
 
     def _pass_on(self) -> None:

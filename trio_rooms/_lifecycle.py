@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ._context import enter_connection
+from ._boundary import own_cancellations_only, says_only_gone
+from ._context import enter_connection, leave_connection
 from ._errors import ActionError
 from ._keepalive import keep_alive
 from ._wire.sink import WriteTimedOut
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 async def live(conn: Connection, transport: Transport) -> None:
     """Run a connection from its upgrade to its end. Raises nothing but cancellation from outside."""
-    enter_connection(conn)
+    token = enter_connection(conn)
     conn._transport = transport
     conn._node.counters.accepted += 1
     conn._node.add_connection(conn)
@@ -48,8 +49,11 @@ async def live(conn: Connection, transport: Transport) -> None:
                 nursery.start_soon(_read, conn, transport)
                 nursery.start_soon(_write, conn, transport)
                 nursery.start_soon(_watch, conn, transport)
-                await _serve(conn)
-                await _flush(conn, nursery)
+                try:
+                    await _serve(conn)
+                    await _flush(conn, nursery)
+                finally:
+                    conn._nursery = None  # whoever still wants to start a task there is told ConnectionGone
         except* Exception as group:
             error = group
         except* trio.Cancelled as group:  # noqa: ASYNC103 - re-raised unless nobody above us is cancelled
@@ -60,6 +64,7 @@ async def live(conn: Connection, transport: Transport) -> None:
         if error is not None:
             conn._end(Close(1011, "internal error"))
         await _finish(conn, transport, error)  # noqa: ASYNC102 - it shields itself
+        leave_connection(token)  # the task may be the program's own, which goes on
 
 
 async def _serve(conn: Connection) -> None:
@@ -67,11 +72,13 @@ async def _serve(conn: Connection) -> None:
     conn._notify("$welcome", {"connection": conn.id})
     with conn._work:
         try:
-            await compose(conn._node.registry.connection_middleware)(conn)
+            with own_cancellations_only():
+                await compose(conn._node.registry.connection_middleware)(conn)
         except ActionError as exc:
             conn.close(4500, exc.code)
         except Exception as exc:
-            await conn._node.errors.report(conn, exc, "on_connect or connection middleware")
+            if not (conn._ending and says_only_gone(exc)):
+                await conn._node.errors.report(conn, exc, "on_connect or connection middleware")
             conn.close(1011, "internal error")
         else:
             if not conn._on_connect_begun:
@@ -119,8 +126,10 @@ async def _read(conn: Connection, transport: Transport) -> None:
             message = await transport.receive()
         except TransportClosed as exc:
             _transport_ended(conn, exc.close)
+            conn._dispatcher.inbox.close(discard=False)
             return
-        if conn._closed is None:
+        # The writer may have met the peer's close before the last messages in front of it have come to us.
+        if conn._closed is None or conn._closed.by == "peer":
             await conn._dispatcher.received(message)
 
 
@@ -144,7 +153,6 @@ def _transport_ended(conn: Connection, close: Close) -> None:
     conn._sink.discard()
     if close.by == "peer" and first:
         # What it sent before its close frame is still handled; nobody waits for the answers any more.
-        conn._dispatcher.inbox.close(discard=False)
         conn._work.deadline = trio.current_time() + conn._node.config.close_timeout
     elif first or (conn._closed is not None and conn._closed.by == "server"):
         conn._cancel_all(f"the connection was lost ({close.code})")
@@ -169,21 +177,23 @@ async def _finish(conn: Connection, transport: Transport, error: BaseException |
     """The end of every connection: out of the indexes, the transport closed, hooks run."""
     node = conn._node
     if conn._closed is None:  # cancelled from outside
-        conn._end(Close(1012 if node.draining else 1001, "the server is closing"))
+        conn._end(Close(node.close_code, "the server is closing"))
     close = conn._closed
     assert close is not None
     conn._dispatcher.inbox.close(discard=True)
     conn._sink.discard()
     node.remove_connection(conn)
     node.counters.absorb(conn._outbox)
-    with node.grace.shield(max(node.config.close_timeout, node.config.hook_timeout)):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_close_transport, conn, transport, close)
-            await _run_last_hooks(conn, close, error)
-    node.counters.closed(close)
-    conn._over = True
-    if conn._gone is not None:
-        conn._gone.set()
+    try:
+        with node.grace.shield(max(node.config.close_timeout, node.config.hook_timeout)):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_close_transport, conn, transport, close)
+                await _run_last_hooks(conn, close, error)
+    finally:
+        node.counters.closed(close)
+        conn._over = True
+        if conn._gone is not None:
+            conn._gone.set()
 
 
 async def _close_transport(conn: Connection, transport: Transport, close: Close) -> None:
@@ -197,9 +207,10 @@ async def _close_transport(conn: Connection, transport: Transport, close: Close)
 
 async def _run_last_hooks(conn: Connection, close: Close, error: BaseException | None) -> None:
     node = conn._node
-    if error is not None:
-        await node.errors.report(conn, error, "connection")
+    # Posted before anything can wait: an on_error hook that hangs must not take on_disconnect with it.
     if conn._on_connect_begun:
         conn._hooks.post("on_disconnect", conn, close)
     conn._hooks.limit(trio.current_time() + node.config.hook_timeout)
+    if error is not None:
+        await node.errors.report(conn, error, "connection")
     await conn._hooks.wait_idle()

@@ -63,8 +63,9 @@ class Manager(Registrar):
         self._broker = MemoryBroker() if broker is None else broker
         self._debug = debug
         self._server: Server | None = None
+        self._shutdown_asked: bool | None = None
 
-    async def serve(
+    async def serve(  # noqa: ASYNC128 - task_status is handed on
         self,
         *,
         host: str = "127.0.0.1",
@@ -72,7 +73,7 @@ class Manager(Registrar):
         path: str | None = "/ws",
         listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         allowed_origins: AllowedOrigins = "same",
-        task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,  # noqa: ASYNC128 - handed on
+        task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until shut down: ``server = await nursery.start(manager.serve)``.
 
@@ -106,6 +107,7 @@ class Manager(Registrar):
             )
         finally:
             self._server = None
+            self._shutdown_asked = None
             self._registry.freeze(False)
 
     async def handle_connection(self, connection: trio.abc.Stream | WebSocketRequest) -> None:
@@ -166,6 +168,8 @@ class Manager(Registrar):
         """
         if self._server is not None:
             self._server.begin_shutdown(returning=returning)
+        elif self._registry.frozen and self._shutdown_asked is None:
+            self._shutdown_asked = returning  # serve is on its way up, see _set_server
 
     async def shutdown(self) -> None:
         """Shut down and wait until serve has ended.
@@ -270,6 +274,8 @@ class Manager(Registrar):
 
     def _set_server(self, server: Server) -> None:
         self._server = server
+        if self._shutdown_asked is not None:
+            server.begin_shutdown(returning=self._shutdown_asked)
 
     def _make_node(self, nursery: trio.Nursery) -> Node:
         return Node(

@@ -3,8 +3,10 @@
 Theory of operation. A join has phases that can wait (authorize, the room's opening, hooks, the broker's
 subscription) and two that cannot: *reserve*, which takes a place in the room, and *begin*, which turns the
 place into membership. Between them the place can be released by anybody (a leave, a kick, the room's
-close, the connection's end): the join finds out at its next step and fails. Whatever fails after the first
-``on_join_room`` hook has begun is followed by ``on_leave_room``, exactly once.
+close, the connection's end): the join finds out at its next step and fails; when the connection has ended, what it
+waits for is cancelled, too. Whatever fails after the first ``on_join_room`` hook has begun is followed by
+``on_leave_room``, exactly once, and queued in the step in which the place was released, so that it stands
+before the hooks of everything that happens later.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from ._errors import (
     ActionError,
     ConnectionGone,
     Denied,
-    InternalError,
+    JoinError,
     RoomClosed,
     RoomFull,
     TooManyRooms,
 )
+from ._hooks import HookFailed
 
 if TYPE_CHECKING:
     from ._config import RoomOptions
@@ -53,8 +56,11 @@ class Place:
     """A join under way."""
 
     done: trio.Event = attrs.field(factory=trio.Event)
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """Around everything that can wait; cancelled by the end of the connection."""
     room: Room | None = None
     hooks_begun: bool = False
+    hooks_over: bool = False
     released: LeaveReason | None = None
 
     def check(self) -> None:
@@ -74,6 +80,7 @@ class Memberships:
         self.rooms: dict[str, Room] = {}
         self.view = MappingProxyType(self.rooms)
         self.joining: dict[str, Place] = {}
+        self._scoped: dict[str, Joined] = {}
 
     async def join(
         self,
@@ -94,17 +101,20 @@ class Memberships:
             raise TooManyRooms("this connection is in too many rooms")
         place = self.joining[name] = Place()
         try:
-            data = await self._authorize(name, options, client_data) if by_client else None
-            place.check()
-            place.room = room = self._reserve(name, options)
-            joined = Joined(room, new=True, data=data)
-            await self._prepare(place, room)
-            if before_begin is not None:
-                await before_begin(joined)
-            self._begin(place, room)
-            if on_begin is not None:
-                on_begin(joined)
-            return joined
+            with place.scope:
+                data = await self._authorize(name, options, client_data) if by_client else None
+                place.check()
+                place.room = room = self._reserve(name, options)
+                joined = Joined(room, new=True, data=data)
+                await self._prepare(place, room)
+                if before_begin is not None:
+                    await before_begin(joined)
+                place.check()
+                if on_begin is not None:
+                    on_begin(joined)
+                self._begin(room)
+                return joined
+            raise ConnectionGone("the connection has ended")
         except BaseException as exc:
             self._undo(place, "cancelled" if isinstance(exc, trio.Cancelled) else "vetoed")
             raise
@@ -119,7 +129,10 @@ class Memberships:
                 raise ConnectionGone("the connection has ended")
             if name in self.rooms or name not in self.joining:
                 return self.rooms.get(name)
-            await self.joining[name].done.wait()
+            place = self.joining[name]
+            if self._conn._hooks.inside and not place.hooks_over:
+                raise JoinError("the room is being joined, by a task that waits for this hook")
+            await place.done.wait()
 
     async def _authorize(self, name: str, options: RoomOptions, data: Any) -> Mapping[str, Any] | None:
         if options.authorize is None:
@@ -129,7 +142,8 @@ class Memberships:
         except ActionError:
             raise
         except Exception as exc:
-            raise InternalError from exc
+            await self._node.errors.report(self._conn, exc, f"authorize of {name!r}")
+            raise HookFailed from exc
         if isinstance(verdict, Mapping):
             return verdict
         if verdict is not True:
@@ -139,7 +153,6 @@ class Memberships:
     def _reserve(self, name: str, options: RoomOptions) -> Room:
         room = self._node.open_room(name, options)
         if not room._roster.reserve(self._conn.id):
-            room._vacated()
             raise RoomFull
         room._occupied()
         return room
@@ -155,39 +168,46 @@ class Memberships:
         except (ActionError, ConnectionGone):
             raise
         except Exception as exc:
-            raise InternalError from exc
-        await self._node.broker.subscribe(room.name)
+            await self._node.errors.report(self._conn, exc, "on_join_room")
+            raise HookFailed from exc
+        place.hooks_over = True
+        place.check()
+        await self._node.subscribe(room.name)
         place.check()
 
-    def _begin(self, place: Place, room: Room) -> None:
-        place.check()
+    def _begin(self, room: Room) -> None:
         began = room._roster.begin(self._conn)
         assert began, "a place that was not released is reserved"
         self.rooms[room.name] = room
 
     def _undo(self, place: Place, reason: LeaveReason) -> None:
-        room = place.room
-        if room is None or room.name in self.rooms:
+        """Release a place, unless that has been done."""
+        if place.released is not None:
             return
-        if place.released is None and room._roster.remove(self._conn.id):
-            room._vacated()
-        if place.hooks_begun:
-            self._conn._hooks.post("on_leave_room", self._conn, room, place.released or reason)
+        place.released = reason
+        if place.room is not None:
+            self._vacate(place.room, reason if place.hooks_begun else None)
+
+    def _vacate(self, room: Room, reason: LeaveReason | None) -> None:
+        """Give up a membership or a reserved place; with a reason, tell the hooks."""
+        room._roster.remove(self._conn.id)
+        if reason is not None:
+            self._conn._hooks.post("on_leave_room", self._conn, room, reason)
+        room._vacated()
 
     def leave(self, name: str, reason: LeaveReason) -> bool:
         """Leave a room or give up joining it; False if there was neither. Synchronous, never raises."""
         place = self.joining.get(name)
         if place is not None and place.released is None:
-            place.released = reason
-            if place.room is not None and place.room._roster.remove(self._conn.id):
-                place.room._vacated()
+            self._undo(place, reason)
+            if reason == "disconnected":
+                place.scope.cancel(reason="the connection has ended")
             return True
         room = self.rooms.pop(name, None)
         if room is None:
             return False
-        room._roster.remove(self._conn.id)
-        self._conn._hooks.post("on_leave_room", self._conn, room, reason)
-        room._vacated()
+        self._scoped.pop(name, None)
+        self._vacate(room, reason)
         return True
 
     def leave_all(self) -> None:
@@ -199,9 +219,11 @@ class Memberships:
     async def joined(self, name: str) -> AsyncIterator[Joined]:
         """Join for the length of a block; leaves only what it joined."""
         joined = await self.join(name)
+        if joined.new:
+            self._scoped[name] = joined
         try:
             yield joined
         finally:
             # Only this membership: after a kick the room may have been joined anew.
-            if joined.new and self.rooms.get(name) is joined.room:
+            if self._scoped.get(name) is joined:
                 self.leave(name, "left")

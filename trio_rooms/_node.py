@@ -18,7 +18,16 @@ import trio
 from ._config import Config, RoomOptions
 from ._counters import Counters
 from ._dispatch import compose
-from ._errors import ActionError, BadRoom, MessageTooLarge, RoomNotFound, TooManyRooms, UsageError
+from ._errors import (
+    BadRoom,
+    BrokerBusy,
+    InternalError,
+    MessageTooLarge,
+    NotServing,
+    RoomNotFound,
+    TooManyRooms,
+    UsageError,
+)
 from ._grace import Grace
 from ._hooks import ErrorReporter, Logger
 from ._messages.codec import encode
@@ -58,6 +67,11 @@ class Node:
     closing_rooms: dict[str, Room] = attrs.field(factory=dict)
     """Rooms that are closed but whose ``on_room_close`` has not ended; the next of that name waits for it."""
     draining: bool = False
+    _publishing: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock)
+    """Held by the task that waits for room in the broker; those that came later wait behind it."""
+    _undelivered: set[trio.Event] = attrs.field(factory=set)
+    close_code: int = 1001
+    """What clients are closed with when the server ends; 1012 once a shutdown has begun that is a restart."""
     rng: random.Random = attrs.field(factory=random.Random)
     """For what is spread at random: pings and the closes of a drain. Not for anything secret."""
     errors: ErrorReporter = attrs.field(init=False)
@@ -67,9 +81,9 @@ class Node:
         self.errors = ErrorReporter(self.registry.hooks, self.logger, timeout=self.config.hook_timeout)
         self.call_handler = compose(self.registry.middleware)
 
-    def told(self, error: ActionError, cause: BaseException) -> ActionError:
+    def told(self, error: BaseException) -> InternalError:
         """What a client is told of an exception: a fixed text, unless debugging is switched on."""
-        return ActionError(error.code, f"{type(cause).__name__}: {cause}"[:1000]) if self.debug else error
+        return InternalError(f"{type(error).__name__}: {error}"[:1000] if self.debug else None)
 
     def spawn(self, function: Callable[[], Awaitable[None]], context: contextvars.Context) -> None:
         """Start a task of the node's in a given context, not in that of whoever happens to run now."""
@@ -106,7 +120,7 @@ class Node:
         """The room of that name, made if there is none. Raises :exc:`TooManyRooms`."""
         room = self.rooms.get(name)
         if room is None:
-            if len(self.rooms) >= self.config.limits.max_rooms:
+            if len(self.rooms) + len(self.closing_rooms) >= self.config.limits.max_rooms:
                 raise TooManyRooms("too many rooms on this node")
             room = self.rooms[name] = Room(self, name, options)
         return room
@@ -137,6 +151,8 @@ class Node:
 
     def submit(self, publication: Publication) -> tuple[Submission, Report]:
         """Give a publication to the broker; what is known of its delivery so far. Raises BrokerBusy."""
+        if self._publishing.locked():
+            raise BrokerBusy("others wait to publish")  # and were first
         submission = self.broker.submit(publication)
         return submission, publication.report or Report()
 
@@ -145,23 +161,44 @@ class Node:
 
         A cancel while waiting for room: nothing was published. Later: the outcome is unknown.
         """
-        submission = await self._submit_when_ready(publication)
         delivered = trio.Event()
         publication.on_delivered = delivered.set
-        if publication.report is not None:
-            delivered.set()
-        await submission.wait()
-        await delivered.wait()
-        assert publication.report is not None
+        submission = await self._submit_when_ready(publication)
+        self._undelivered.add(delivered)
+        try:
+            await submission.wait()
+            await delivered.wait()
+        finally:
+            self._undelivered.discard(delivered)
+        if publication.report is None:
+            raise NotServing("the server ended before the publication was delivered")
         return publication.report
 
     async def _submit_when_ready(self, publication: Publication) -> Submission:
         await trio.lowlevel.checkpoint()
-        while True:  # noqa: ASYNC913 - the checkpoint is above; the first try must not wait again
-            try:
-                return self.broker.submit(publication)
-            except trio.WouldBlock:
-                await self.broker.wait_ready()
+        try:
+            return self.submit(publication)[0]
+        except trio.WouldBlock:
+            pass
+        async with self._publishing:
+            while True:  # noqa: ASYNC913 - taking the lock is a checkpoint
+                try:
+                    return self.broker.submit(publication)
+                except trio.WouldBlock:
+                    await self.broker.wait_ready()
+
+    def broker_ended(self) -> None:
+        """Nothing is delivered any more: who waits for it is told."""
+        for delivered in self._undelivered:
+            delivered.set()
+
+    async def subscribe(self, room: str) -> None:
+        """Have the broker bring the publications of a room, and no longer than there is one."""
+        try:
+            await self.broker.subscribe(room)
+        finally:
+            if room not in self.rooms:  # it went while we waited, and was unsubscribed too early
+                self.broker.unsubscribe(room)
 
     def deliver(self, publication: Publication, position: Position | None) -> Report:
         """Serve this node's members. The broker's to call, once for each publication, in order."""

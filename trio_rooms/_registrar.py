@@ -31,7 +31,8 @@ class Registrar:
 
         It takes ``(conn)`` or ``(conn, data)``. What ``data`` is says its annotation: none, or Message, gives
         the :class:`Message`; ``msgspec.Raw`` the raw JSON; any other type is built and validated by msgspec, and
-        a client that sends something else is told ``BAD_MESSAGE`` with the path of the wrong field.
+        a client that sends something else is told ``BAD_MESSAGE`` with the path of the wrong field. Data that
+        is absent is null; ``data`` must not have a default, which would never be used.
 
         It may be ``async def``, ``def`` (runs inline, so it must not block), or an async generator, whose items
         are streamed as replies. What it returns is the reply to a message that carried an ``id``. Handlers of
@@ -45,6 +46,8 @@ class Registrar:
 
     def on(self, action: str, *, concurrent: bool = False) -> Callable[[F], F]:
         """``@manager.on("action")``: :meth:`handle_message` as a decorator."""
+        if callable(action):  # a bare `@manager.on` would register nothing, without a word
+            raise UsageError('an action is missing: @manager.on("action")')
 
         def register(handler: F) -> F:
             self.handle_message(action, handler, concurrent=concurrent)
@@ -57,9 +60,9 @@ class Registrar:
         return self._hook("on_connect", hook)
 
     def on_disconnect(self, hook: F) -> F:
-        """``on_disconnect(conn, close)``: once, after whatever end, if ``on_connect`` had begun; rooms are left already.
+        """``on_disconnect(conn, close)``: once, after whatever end, if ``on_connect`` had begun.
 
-        What it raises is reported.
+        The rooms are left already. What it raises is reported.
         """
         return self._hook("on_disconnect", hook)
 
@@ -71,9 +74,9 @@ class Registrar:
         return self._hook("on_message", hook)
 
     def on_error(self, hook: F) -> F:
-        """``on_error(conn_or_None, error)``: for each exception that is not an ActionError, from handlers, hooks and tasks.
+        """``on_error(conn_or_None, error)``: for each exception that is not an ActionError.
 
-        What it raises is logged.
+        They come from handlers, hooks and tasks. What it raises is logged.
         """
         return self._hook("on_error", hook)
 
@@ -110,6 +113,7 @@ class Registrar:
         everybody is anonymous.
         """
         self._registry.check_open("authenticate is registered")
+        _check_callable("authenticate", function)
         if self._registry.authenticate is not None:
             raise UsageError("there is an authenticate function already")
         self._registry.authenticate = function
@@ -122,6 +126,7 @@ class Registrar:
         1000; an ActionError closes it with 4500 and the code, any other exception with 1011.
         """
         self._registry.check_open("session is registered")
+        _check_callable("session", function)
         if self._registry.session is not None:
             raise UsageError("there is a session function already")
         self._registry.session = function
@@ -131,9 +136,11 @@ class Registrar:
         """Add middleware around each message's handler; the first added is the outermost.
 
         ``async def mw(ctx, call_next): return await call_next(ctx)``. It sees the handler's result and its
-        exceptions, may replace both, and may answer by itself without calling ``call_next``.
+        exceptions, may replace both, and may answer by itself without calling ``call_next``. The result of a
+        generator is None; what middleware returns instead is sent as one more item.
         """
         self._registry.check_open("middleware is added")
+        _check_callable("use", *middleware)
         self._registry.middleware.extend(middleware)
 
     def use_connection(self, *middleware: ConnectionMiddleware) -> None:
@@ -144,6 +151,7 @@ class Registrar:
         ``on_connect``.
         """
         self._registry.check_open("middleware is added")
+        _check_callable("use_connection", *middleware)
         self._registry.connection_middleware.extend(middleware)
 
     def room(self, pattern: str, options: RoomOptions | None = None, **fields: Any) -> None:
@@ -175,3 +183,9 @@ class Registrar:
     def _hook(self, name: HookName, hook: F) -> F:
         self._registry.hooks.add(name, hook)
         return hook
+
+
+def _check_callable(what: str, *functions: object) -> None:
+    for function in functions:
+        if not callable(function):
+            raise UsageError(f"{what} takes functions, not {function!r}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._config import RoomOptions
 from ._context import enter_room
-from ._errors import RoomClosed, RoomFailed, RoomsError
+from ._errors import RoomClosed, RoomFailed
 from ._room_task import RoomTask
 from ._rooms.publication import Report
 from ._rooms.roster import Roster
@@ -38,7 +38,7 @@ class Room:
         self._node = node
         capacity = node.config.max_connections_per_room if options.capacity is None else options.capacity
         self._roster: Roster[Connection] = Roster(capacity)
-        self._failure: RoomsError | None = None
+        self._failed = False
         self._task: RoomTask | None = None
         hooks = node.registry.hooks
         if options.linger or hooks["on_room_open"] or hooks["on_room_close"] or name in node.closing_rooms:
@@ -53,7 +53,7 @@ class Room:
         return tuple(self._roster.members.values())
 
     def __contains__(self, conn: object) -> bool:
-        return any(member is conn for member in self._roster.members.values())
+        return self._roster.members.get(getattr(conn, "id", "")) is conn
 
     async def publish(
         self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None
@@ -118,14 +118,14 @@ class Room:
         """Wait until ``on_room_open`` has run. Raises :exc:`RoomFailed`, :exc:`RoomClosed`."""
         if self._task is not None:
             await self._task.wait_open()
-        if self._failure is not None:
-            raise RoomFailed from self._failure
+        if self._failed:
+            raise RoomFailed
         if self.closed:
             raise RoomClosed
 
     def _fail(self) -> None:
         """``on_room_open`` or a task of the room has failed."""
-        self._failure = RoomFailed()
+        self._failed = True
         self.close(RoomFailed.CODE, RoomFailed.MESSAGE)
 
     def _vacated(self) -> None:
@@ -135,17 +135,12 @@ class Room:
         if self._task is None or not self.options.linger:
             self._retire()
         else:
-            self._task.changed()
+            self._task.vacated()
 
     def _occupied(self) -> None:
-        """A place was reserved: a linger time that runs is over."""
+        """A place was reserved."""
         if self._task is not None:
-            self._task.changed()
-
-    def _expire(self) -> None:
-        """The linger time has passed."""
-        if self._roster.empty:
-            self._retire()
+            self._task.occupied()
 
     def _retire(self) -> None:
         """Take the room out of the index, and let its task end it."""
@@ -156,7 +151,7 @@ class Room:
         self._node.broker.unsubscribe(self.name)
         if self._task is not None:
             self._node.closing_rooms[self.name] = self
-            self._task.changed()
+            self._task.closed()
 
     def _ended(self) -> None:
         """The task of a closed room is over."""

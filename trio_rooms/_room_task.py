@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ._boundary import own_cancellations_only
 from ._hooks import call_hook
 
 if TYPE_CHECKING:
@@ -30,14 +31,25 @@ class RoomTask:
         self._opened = trio.Event()
         self._done = trio.Event()
         self._changed = trio.Event()
+        self._empty_since = math.inf
         self._to_start: list[tuple[Callable[..., Awaitable[Any]], tuple[object, ...]]] = []
+        self._failures: list[Exception] = []
 
     async def wait_open(self) -> None:
         """Wait until ``on_room_open`` has run or failed."""
         await self._opened.wait()
 
-    def changed(self) -> None:
-        """Members came or went, the room was closed, or there is a task to start."""
+    def occupied(self) -> None:
+        """A place was taken: a linger time that runs is over."""
+        self._empty_since = math.inf
+
+    def vacated(self) -> None:
+        """The last place was given up: the linger time begins."""
+        self._empty_since = trio.current_time()
+        self._changed.set()
+
+    def closed(self) -> None:
+        """The room was closed."""
         self._changed.set()
 
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
@@ -46,17 +58,16 @@ class RoomTask:
         self._changed.set()
 
     async def run(self) -> None:
-        """The task. Runs in the room's own context."""
+        """The task. Runs in the room's own context; cancelled only when the server has no time left."""
         try:
             if self._after is not None:
                 await self._after._done.wait()
-            opened = await self._open()
-            self._opened.set()
-            if opened:
+            if not self._room.closed and await self._open():
+                self._opened.set()
                 await self._live()
                 await self._call_close_hooks()
         finally:
-            # Also when the server is cancelled: the room must not be found by anybody any more.
+            # Also when it was cancelled: nobody may find the room, or wait for it, any more.
             self._room.close()
             self._opened.set()
             self._room._ended()
@@ -68,42 +79,40 @@ class RoomTask:
                 await call_hook(hook, self._room, timeout=self._node.config.hook_timeout)
             except Exception as exc:
                 self._room._fail()
+                self._opened.set()
                 await self._node.errors.report(None, exc, f"on_room_open of {self._room.name!r}")
                 return False
         return True
 
     async def _live(self) -> None:
-        failure: BaseException | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                await self._wait_closed(nursery)
-                nursery.cancel_scope.cancel(reason=f"room {self._room.name!r} is closed")
-        except* Exception as group:
-            failure = group
-        if failure is not None:
-            self._room._fail()
+        async with trio.open_nursery() as nursery:
+            await self._wait_closed(nursery)
+            nursery.cancel_scope.cancel(reason=f"room {self._room.name!r} is closed")
+        for failure in self._failures:
             await self._node.errors.report(None, failure, f"a task of room {self._room.name!r}")
 
+    async def _run_task(self, function: Callable[..., Awaitable[Any]], args: tuple[object, ...]) -> None:
+        try:
+            with own_cancellations_only():
+                await function(*args)
+        except Exception as exc:
+            self._failures.append(exc)
+            self._room._fail()
+
     async def _wait_closed(self, nursery: trio.Nursery) -> None:
-        empty_since = math.inf
         while not self._room.closed:
             self._changed = trio.Event()
             while self._to_start:
                 function, args = self._to_start.pop(0)
-                nursery.start_soon(function, *args)
-            empty_since = min(empty_since, trio.current_time()) if self._room._roster.empty else math.inf
-            with trio.move_on_at(empty_since + self._room.options.linger) as scope:
+                nursery.start_soon(self._run_task, function, args, name=function)
+            with trio.move_on_at(self._empty_since + self._room.options.linger):
                 await self._changed.wait()
-            if scope.cancelled_caught:
-                self._room._expire()
+            if trio.current_time() >= self._empty_since + self._room.options.linger:
+                self._room._retire()
 
     async def _call_close_hooks(self) -> None:
+        what = f"on_room_close of {self._room.name!r}"
+        # A little longer than the hook's own timeout, so that it is this one that is seen to pass.
+        seconds = self._node.config.hook_timeout + 1
         for hook in self._node.registry.hooks["on_room_close"]:
-            error: Exception | None = None
-            with self._node.grace.shield(self._node.config.hook_timeout + 1):
-                try:
-                    await call_hook(hook, self._room, timeout=self._node.config.hook_timeout)
-                except Exception as exc:
-                    error = exc
-                if error is not None:
-                    await self._node.errors.report(None, error, f"on_room_close of {self._room.name!r}")
+            await self._node.errors.call(None, what, hook, self._room, shield=lambda: self._node.grace.shield(seconds))

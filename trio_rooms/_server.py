@@ -22,7 +22,7 @@ from ._formats import SUBPROTOCOLS
 from ._handshake import HandshakePolicy
 from ._node import Node
 from ._wire.ending import close_now
-from ._wire.upgrade import AllowedOrigins
+from ._wire.upgrade import AllowedOrigins, check_origins
 
 
 class Server:
@@ -142,66 +142,109 @@ async def serve(
     task_status: trio.TaskStatus[Server],
 ) -> None:
     """Serve until a shutdown has been completed; see the module's tree."""
+    check_origins(allowed_origins)
     opened: Sequence[trio.abc.Listener[trio.abc.Stream]]
     opened = await open_listeners(host, port) if listeners is None else list(listeners)
     server: Server | None = None
+
+    def make_server(tasks: trio.Nursery) -> Server:
+        node = make_node(tasks)
+        drain = Drain(node)
+        arrivals = Arrivals(node, drain, _policy(node, path, allowed_origins))
+        return Server(node, arrivals, drain, addresses=describe(opened), path=path)
+
+    connections_over = trio.Event()
+    broker = trio.CancelScope()
     try:
         async with trio.open_nursery() as root:
-            async with trio.open_nursery() as tasks:
-                node = make_node(tasks)
-                drain = Drain(node)
-                arrivals = Arrivals(node, drain, _policy(node, path, allowed_origins))
-                server = Server(node, arrivals, drain, addresses=describe(opened), path=path)
+            server = await root.start(_run_tasks, make_server, connections_over, broker)
+            try:
                 on_server(server)
-                broker = await root.start(_run_broker, node)
-                root.start_soon(drain.watch)
-                try:
-                    await _run_connections(node, arrivals, drain, opened, lambda: task_status.started(server))
-                finally:
-                    for room in tuple(node.rooms.values()):
-                        room.close()
-            broker.cancel()
-            root.cancel_scope.cancel(reason="served")
+                await root.start(_run_broker, server._node, broker)
+                await _run_connections(server, opened, task_status)
+            finally:
+                for room in tuple(server._node.rooms.values()):
+                    room.close()
+                connections_over.set()
     finally:
         for listener in opened:
-            await close_now(listener)  # noqa: ASYNC102 - it shields itself
+            await close_now(listener)
         if server is not None:
             server._over.set()
 
 
-async def _run_connections(
-    node: Node,
-    arrivals: Arrivals,
-    drain: Drain,
-    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
-    started: Callable[[], None],
+async def _run_tasks(
+    make_server: Callable[[trio.Nursery], Server],
+    connections_over: trio.Event,
+    broker: trio.CancelScope,
+    *,
+    task_status: trio.TaskStatus[Server],
 ) -> None:
+    """Own the tasks of rooms and hooks until the connections, which need them to the end, are over.
+
+    Shielded: a cancellation of the server reaches them through the connections and the closing of the rooms. The
+    shield has no deadline, since the connections have one; then the tasks get the one of the grace.
+    """
+    # A shielded task must not be begun by a start() that was cancelled already: nobody would end it.
+    await trio.lowlevel.checkpoint_if_cancelled()
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as outer:
+            async with trio.open_nursery() as tasks:
+                server = make_server(tasks)
+                outer.start_soon(server._drain.watch)
+                task_status.started(server)
+                await connections_over.wait()
+                tasks.cancel_scope.deadline = server._node.grace.hard_deadline
+            outer.cancel_scope.cancel(reason="served")
+    broker.cancel(reason="served")
+
+
+async def _run_broker(
+    node: Node, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run the broker until everything that may publish is over, also when the server is cancelled.
+
+    The shield has no deadline of its own: :func:`_run_tasks` ends it, and is bounded. While the broker connects there
+    is no shield, so that one that cannot connect does not hold the program.
+    """
+    with scope:
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(node.broker.run, node.deliver)
+                await trio.lowlevel.checkpoint_if_cancelled()
+                scope.shield = True
+                task_status.started()
+        finally:
+            node.broker_ended()
+
+
+async def _run_connections(
+    server: Server,
+    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+    task_status: trio.TaskStatus[Server],
+) -> None:
+    drain, arrivals = server._drain, server._arrivals
     async with trio.open_nursery() as connections:
-        async with trio.open_nursery() as listening:
-            for listener in listeners:
-                listening.start_soon(_accept, listener, arrivals, connections, node)
-            started()
-            await drain.wait_begun()
-            listening.cancel_scope.cancel(reason="shutting down")
-        await drain.run(arrivals)
+        try:
+            async with trio.open_nursery() as listening:
+                for listener in listeners:
+                    listening.start_soon(_accept, listener, arrivals, connections, server._node)
+                task_status.started(server)
+                await drain.wait_begun()
+                listening.cancel_scope.cancel(reason="shutting down")
+            await drain.run(arrivals)
+        except BaseException:
+            # Cancelled from outside, or a listener failed. Connections that a caller's task serves must end, too.
+            drain.abandon(arrivals)
+            with trio.CancelScope(shield=True):  # as bounded as the connections are, which abandon has cancelled
+                await arrivals.wait_empty()
+            raise
 
 
 async def _accept(
     listener: trio.abc.Listener[trio.abc.Stream], arrivals: Arrivals, connections: trio.Nursery, node: Node
 ) -> None:
     await accept_forever(listener, arrivals.handle, connections, errors=node.counters.accept_failed, logger=node.logger)
-
-
-async def _run_broker(node: Node, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
-    """Run the broker until everything that may publish is over, also when the server is cancelled.
-
-    The shield has no deadline of its own: ``serve`` ends it when its connections, rooms and hooks have
-    ended, and those are bounded.
-    """
-    with trio.CancelScope(shield=True) as scope:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(node.broker.run, node.deliver)
-            task_status.started(scope)
 
 
 def _policy(node: Node, path: str | None, allowed_origins: AllowedOrigins) -> HandshakePolicy:

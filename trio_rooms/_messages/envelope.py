@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from typing import Any, TypeVar
 
 import attrs
@@ -18,6 +19,9 @@ _UNSET: Any = object()
 
 # msgspec reports invalid UTF-8 and deep nesting with exceptions that are not its own.
 _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+_RULE_OF_IDS = "an id is a 64-bit integer or a string of at most {} characters, none of them a control character"
 
 
 class _Envelope(msgspec.Struct):
@@ -79,7 +83,7 @@ def parse(text: str, limits: Limits, *, now: float) -> Message:
         action = envelope.type
     ident = envelope.id
     if not _is_id(ident, limits):
-        raise Malformed(f"an id is a 64-bit integer or a string of at most {limits.max_id_chars} characters", None)
+        raise Malformed(_RULE_OF_IDS.format(limits.max_id_chars), None)
     timeout = envelope.timeout_ms
     if timeout is not None and not timeout > 0:
         raise Malformed("timeout_ms is a positive number", ident)
@@ -105,10 +109,18 @@ class Malformed(BadMessage):
 def decode_as(decoder: msgspec.json.Decoder[T], raw: bytes, *, max_depth: int) -> T:
     """Decode a payload; absent is null. Raises :exc:`BadMessage` with a text fit for the client."""
     try:
-        _check_depth(raw, max_depth)
-        return decoder.decode(raw or b"null")
+        return decoder.decode(checked(raw, max_depth=max_depth))
     except _DECODE_ERRORS as exc:
         raise BadMessage(_told(exc)) from exc
+
+
+def checked(raw: bytes, *, max_depth: int) -> bytes:
+    """A payload as JSON, with null for an absent one. Raises :exc:`BadMessage` if it is nested too deep."""
+    try:
+        _check_depth(raw, max_depth)
+    except _DECODE_ERRORS as exc:
+        raise BadMessage(_told(exc)) from exc
+    return raw or b"null"
 
 
 def _told(exc: Exception) -> str:
@@ -123,7 +135,9 @@ def _told(exc: Exception) -> str:
 def _is_id(ident: Id | None, limits: Limits) -> bool:
     if isinstance(ident, int):
         return -(2**63) <= ident < 2**63
-    return ident is None or len(ident) <= limits.max_id_chars
+    if ident is None:
+        return True
+    return len(ident) <= limits.max_id_chars and not any(unicodedata.category(char) == "Cc" for char in ident)
 
 
 def _salvage_id(text: str, limits: Limits) -> Id | None:
@@ -140,7 +154,7 @@ def _check_depth(raw: bytes, max_depth: int) -> None:
     if raw.count(b"[") + raw.count(b"{") <= max_depth:
         return
     level: list[Any] = [msgspec.json.decode(raw)]
-    for _ in range(max_depth + 1):
+    for _ in range(max_depth):
         level = [child for parent in level for child in _children(parent)]
         if not level:
             return

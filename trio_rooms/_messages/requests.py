@@ -30,10 +30,21 @@ class Request:
     message: Message | None
     id: Id | None
     error: ActionError | None = None
+    joins: str | None = None
+    """The room that it asks to join."""
     cancelled: bool = False
-    """Cancelled by the client, and told so; nothing more is sent for it."""
+    """Cancelled by the client."""
     scope: trio.CancelScope | None = None
     """Around its handler while that runs."""
+
+    def cancel(self) -> bool:
+        """Cancel it; whether the caller has to answer it now: a handler that runs is answered when it has ended."""
+        if self.cancelled:
+            return False
+        self.cancelled = True
+        if self.scope is not None:
+            self.scope.cancel(reason="cancelled by the client")
+        return self.scope is None
 
 
 class Inbox:
@@ -45,10 +56,11 @@ class Inbox:
         self._gate = trio.lowlevel.ParkingLot()
         self._closed = False
 
-    def put(self, request: Request) -> None:
-        """Add a request; never refuses, see the module's theory. After :meth:`close` it is dropped."""
+    def put(self, request: Request) -> bool:
+        """Add a request; never refuses for want of room, see the module's theory. False after :meth:`close`."""
         if not self._closed:
             self._send.send_nowait(request)
+        return not self._closed
 
     async def wait_for_room(self) -> None:
         """The gate: what a transport awaits before it reads more. Open for ever once the inbox is closed."""
@@ -79,43 +91,33 @@ class Inbox:
 
 
 class InFlight:
-    """Requests of one connection that have not been answered yet, by id."""
+    """Requests of one connection that have not been answered yet, and messages without an id that still run."""
 
     def __init__(self) -> None:
         self._by_id: dict[Id, Request] = {}
+        self._without_id: set[Request] = set()
         self.concurrent = 0
         """Handlers that run beside the dispatcher."""
 
     def add(self, request: Request) -> None:
         """Enter a request. Raises :exc:`DuplicateId`; the request that has the id stays as it is."""
         if request.id is None:
-            return
-        if request.id in self._by_id:
+            self._without_id.add(request)
+        elif request.id in self._by_id:
             raise DuplicateId
-        self._by_id[request.id] = request
+        else:
+            self._by_id[request.id] = request
 
     def discard(self, request: Request) -> None:
         """The request has been answered."""
-        if request.id is not None and self._by_id.get(request.id) is request:
+        if request.id is None:
+            self._without_id.discard(request)
+        elif self._by_id.get(request.id) is request:
             del self._by_id[request.id]
 
-    def cancel(self, ident: Id) -> Request | None:
-        """Cancel the request with an id; None if there is none (it may just have been answered).
-
-        The request is returned so that the caller can answer it, if its handler has not begun: a handler
-        that runs is answered when it has ended.
-        """
-        request = self._by_id.get(ident)
-        if request is None or request.cancelled:
-            return None
-        request.cancelled = True
-        if request.scope is not None:
-            request.scope.cancel(reason="cancelled by the client")
-        return request
-
-    def queued(self) -> list[Request]:
-        """Requests whose handler has not begun."""
-        return [request for request in self._by_id.values() if request.scope is None]
+    def find(self, ident: Id) -> Request | None:
+        """The request with an id; None if there is none (it may just have been answered)."""
+        return self._by_id.get(ident)
 
     def __iter__(self) -> Iterator[Request]:
-        return iter(tuple(self._by_id.values()))
+        return iter((*self._by_id.values(), *self._without_id))

@@ -6,6 +6,7 @@ annotations, and whether its type can be decoded.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal
@@ -13,10 +14,10 @@ from typing import Any, Literal
 import attrs
 import msgspec
 
-from .._errors import AlreadyServing, UnknownAction, UsageError
-from .envelope import Message, decode_as
-
-Kind = Literal["async", "sync", "stream"]
+from .._errors import AlreadyServing, UsageError
+from .envelope import Message, checked, decode_as
+#: What JSON decodes to by itself.
+_DECODED = (dict, list, str, int, float, type(None))
 
 
 @attrs.frozen(eq=False)
@@ -25,7 +26,7 @@ class Handler:
 
     action: str
     function: Callable[..., Any]
-    kind: Kind
+    streams: bool
     concurrent: bool
     takes: Literal["nothing", "message", "raw", "typed"]
     decoder: msgspec.json.Decoder[Any] | None
@@ -37,7 +38,7 @@ class Handler:
         if self.takes == "message":
             return (message,)
         if self.takes == "raw":
-            return (msgspec.Raw(message.raw),)
+            return (msgspec.Raw(checked(message.raw, max_depth=max_depth)),)
         assert self.decoder is not None
         return (decode_as(self.decoder, message.raw, max_depth=max_depth),)
 
@@ -65,13 +66,6 @@ class Router:
         """The handler for an action, if there is one."""
         return self._handlers.get(action)
 
-    def get(self, action: str) -> Handler:
-        """The handler for an action. Raises :exc:`UnknownAction`."""
-        handler = self._handlers.get(action)
-        if handler is None:
-            raise UnknownAction
-        return handler
-
 
 def inspect_handler(action: str, function: Callable[..., Any], *, concurrent: bool) -> Handler:
     """Work out how a handler is called from its signature."""
@@ -87,37 +81,44 @@ def inspect_handler(action: str, function: Callable[..., Any], *, concurrent: bo
         else:
             takes = "typed"
             decoder = _decoder(action, annotation)
-    return Handler(action, function, _kind(function), concurrent, takes, decoder)
+    return Handler(action, function, _streams(function), concurrent, takes, decoder)
 
 
 def _positional(action: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         signature = inspect.signature(function, eval_str=True)
-    except (TypeError, ValueError, NameError, SyntaxError) as exc:
+    except Exception as exc:  # annotations given as text may hold anything
         raise UsageError(f"the signature of the handler for {action!r} cannot be read: {exc}") from exc
-    parameters = list(signature.parameters.values())
-    required = [
-        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
-    ]
-    optional = [p for p in parameters if p not in required]
-    if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in optional) or not 1 <= len(required) <= 2:
+    parameters = signature.parameters.values()
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters) or not 1 <= len(required) <= 2:
         raise UsageError(f"the handler for {action!r} must take (conn) or (conn, data), not {signature}")
+    if len(required) < min(len(positional), 2):
+        # It would always have its default, whatever the client sends.
+        raise UsageError(f"the second parameter of the handler for {action!r} must have no default: {signature}")
     return required
 
 
 def _decoder(action: str, annotation: Any) -> msgspec.json.Decoder[Any]:
     try:
-        return msgspec.json.Decoder(annotation)
-    except TypeError as exc:
+        decoder = msgspec.json.Decoder(annotation)
+        info = msgspec.inspect.type_info(annotation)
+        # A class that msgspec knows nothing of matches only if JSON decodes to an instance of it.
+        hopeless = isinstance(info, msgspec.inspect.CustomType) and not any(issubclass(t, info.cls) for t in _DECODED)
+    except Exception as exc:  # TypeError, or whatever evaluating the annotations of its fields raises
         raise UsageError(f"the handler for {action!r} takes {annotation!r}, which cannot be decoded: {exc}") from exc
+    if hopeless:
+        raise UsageError(f"the handler for {action!r} takes {annotation!r}, which msgspec cannot build")
+    return decoder
 
 
-def _kind(function: Callable[..., Any]) -> Kind:
+def _streams(function: Callable[..., Any]) -> bool:
     target = function
-    while hasattr(target, "func"):  # functools.partial
+    while isinstance(target, functools.partial):
         target = target.func
     if not inspect.isroutine(target) and callable(target):
         target = type(target).__call__
-    if inspect.isasyncgenfunction(target):
-        return "stream"
-    return "async" if inspect.iscoroutinefunction(target) else "sync"
+    if inspect.iscoroutinefunction(target):
+        return False
+    return inspect.isasyncgenfunction(inspect.unwrap(target))  # a wrapper gives the generator on

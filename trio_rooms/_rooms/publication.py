@@ -82,5 +82,5 @@ class Publication:
         return frame
 
     def to(self, room: str) -> Publication:
-        """This publication for one of its rooms; itself if it has only one."""
-        return self if len(self.rooms) == 1 else attrs.evolve(self, rooms=(room,), exclude=self.exclude)
+        """This publication for one of its rooms."""
+        return attrs.evolve(self, rooms=(room,))

@@ -9,6 +9,8 @@ every byte passes in both directions:
   from behind our back.
 - After a write that was torn (cancelled or failed in the middle), and after a close frame, every further
   write fails. trio-websocket itself would put the next frame inside the torn one.
+- After a "message too big" of its own it goes on reading, and nothing comes of it. A line that is ended takes
+  the reading over.
 - It closes its stream without a word when the peer violates the protocol. Here is the one place where a
   stream ends, so here the close frame that is still due goes out, and what is unread is drained for a
   bounded time: unread bytes turn a close into a reset, which can destroy the close frame on its way.
@@ -49,6 +51,8 @@ class Line(trio.abc.Stream):
         self._before_read = before_read
         self._accepted = trio.Event()
         self._write_lock = trio.Lock()
+        self._read_lock = trio.Lock()
+        self._read_scope = trio.CancelScope()
         self._torn = False
         self._ended = False
         #: Tells the code of the close frame that is due when the stream is ended from above, None for none.
@@ -68,12 +72,17 @@ class Line(trio.abc.Stream):
         self.paused = True
         await self._before_read()
         self.paused = False
+        self.last_heard = trio.current_time()  # its silence begins when we begin to listen
         if self._trailing:
             trailing, self._trailing = self._trailing, b""
             return trailing
-        data = await self._stream.receive_some(self._read_buffer_size)
-        self.last_heard = trio.current_time()
-        return bytes(data)
+        async with self._read_lock:
+            if not self._ended:
+                with trio.CancelScope() as self._read_scope:
+                    data = await self._stream.receive_some(self._read_buffer_size)
+                    self.last_heard = trio.current_time()
+                    return bytes(data)
+        raise trio.ClosedResourceError("the line was ended")
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write one whole frame (trio-websocket calls once a frame), or fail for ever."""
@@ -115,7 +124,9 @@ class Line(trio.abc.Stream):
                 if code is not None and not self._torn:
                     await self._write(close_frame(code))
                 if (code is not None or self.close_written) and not self._torn:
-                    await see_off(self._stream)
+                    self._read_scope.cancel(reason="the line is ended")
+                    async with self._read_lock:
+                        await see_off(self._stream)
         except GONE:
             pass  # the peer is gone: there is nobody to be polite to
 

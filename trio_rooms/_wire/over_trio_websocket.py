@@ -73,6 +73,7 @@ class TrioWebSocketTransport:
             self._waiting_for_room = True
             await self._before_read()
             self._waiting_for_room = False
+            self._heard = trio.current_time()  # its silence begins when we begin to listen
         try:
             message = await self._ws.get_message()
         except trio_websocket.ConnectionClosed:
@@ -156,6 +157,8 @@ class _mapped:  # noqa: N801 - used like a function
 
 async def _host(*, task_status: trio.TaskStatus[tuple[trio.Nursery, trio.CancelScope]]) -> None:
     """Own trio-websocket's tasks until told to end; see the module's theory."""
+    # A shielded task must not be begun by a start() that was cancelled already: nobody would end it.
+    await trio.lowlevel.checkpoint_if_cancelled()
     with trio.CancelScope(shield=True) as scope:
         try:
             async with trio.open_nursery() as nursery:
@@ -281,7 +284,10 @@ class CallersRequest:
         with contextlib.suppress(trio_websocket.ConnectionClosed):
             await self.request.reject(
                 error.status,
-                extra_headers=[(b"Content-Type", b"application/json")],
+                extra_headers=[
+                    (b"Content-Type", b"application/json"),
+                    *((name.encode("ascii"), value.encode("ascii")) for name, value in error.headers),
+                ],
                 body=error_body(error.code, error.message),
             )
 

@@ -46,7 +46,11 @@ class Broker(Protocol):
         """Of "history", "presence", "sessions"; a configuration that needs more fails at start."""
 
     async def run(self, deliver: Deliver, *, task_status: trio.TaskStatus[None]) -> None:
-        """Connect, call ``task_status.started()``, and carry until cancelled."""
+        """Connect, call ``task_status.started()``, and carry until cancelled.
+
+        Afterwards ``submit`` raises :exc:`NotServing`, and what waits in ``Submission.wait`` has raised it. It
+        may be run again. Raises :exc:`AlreadyServing` if it runs and can serve only one node.
+        """
 
     def submit(self, publication: Publication) -> Submission:
         """Take a publication, first in first out for each room. Raises :exc:`BrokerBusy` at the bound.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import trio
 
-from .._errors import NotServing
+from .._errors import AlreadyServing, NotServing
 from .._rooms.publication import Publication
 from .base import Deliver, Position, Submission
 
@@ -29,6 +29,8 @@ class MemoryBroker:
 
     async def run(self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver until cancelled."""
+        if self._deliver is not None:
+            raise AlreadyServing("this broker serves another manager")
         self._deliver = deliver
         try:
             task_status.started()

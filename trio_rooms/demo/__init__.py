@@ -125,6 +125,11 @@ def make_manager() -> Manager:
         if room.name != LOBBY and title_of(room) not in ROOMS:
             manager.broadcast_to_room(LOBBY, {"room": title_of(room), "gone": True}, key=room.name)
 
+    add_pages(manager)
+    return manager
+
+
+def add_pages(manager: Manager) -> None:
     for path, content_type in (
         ("index.html", "text/html"),
         ("style.css", "text/css"),
@@ -133,7 +138,6 @@ def make_manager() -> Manager:
     ):
         body = files(__name__).joinpath(path).read_bytes()
         manager.page("/" if path == "index.html" else f"/{path}", body, content_type=f"{content_type}; charset=utf-8")
-    return manager
 
 
 def announce(room: Room, kind: str, who: Json, *, exclude: tuple[Connection, ...] = (), **more: str) -> int:

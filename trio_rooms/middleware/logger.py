@@ -48,18 +48,11 @@ def _log(ctx: Context, level: int, outcome: str, duration: float) -> None:
     if not conn.logger.isEnabledFor(level):
         return
     action = (message.action or "")[:_MAX_NAME]
-    # LoggerAdapter replaces `extra` by its own, so the record's own fields are joined with them here.
-    conn.logger.logger.log(
+    conn.logger.log(
         level,
         "%r %s in %.1f ms",
         action,
         outcome,
         duration * 1000,
-        extra={
-            **(conn.logger.extra or {}),
-            "action": action,
-            "request_id": message.id,
-            "outcome": outcome,
-            "duration": duration,
-        },
+        extra={"action": action, "request_id": message.id, "outcome": outcome, "duration": duration},
     )

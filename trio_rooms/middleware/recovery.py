@@ -15,8 +15,9 @@ def recovery(*, close: bool = False) -> Middleware:
     """Turn exceptions of everything inside it into ``INTERNAL``.
 
     ``on_error`` runs with the exception. Without this middleware a handler's exception ends its connection with
-    1011 as well; with ``close=True`` that is so, too, but middleware further out sees the ``INTERNAL`` error
-    instead of the exception. Exceptions never reach another connection either way. ActionErrors pass.
+    1011 once the request was answered; with ``close=True`` that is so, too, but middleware further out sees the
+    ``INTERNAL`` error instead of the exception. Exceptions never reach another connection either way.
+    ActionErrors pass.
     """
 
     async def recover(ctx: Context, call_next: CallNext) -> Any:
@@ -25,8 +26,8 @@ def recovery(*, close: bool = False) -> Middleware:
         except ActionError:
             raise
         except Exception as exc:
-            if close:
-                ctx.conn.close(1011, "internal error")
-            raise InternalError from exc
+            error = InternalError()
+            error.fatal = close
+            raise error from exc
 
     return recover

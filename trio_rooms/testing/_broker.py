@@ -8,17 +8,24 @@ from typing import Literal
 import attrs
 import trio
 
-from trio_rooms import BrokerBusy, Publication
+from trio_rooms import AlreadyServing, BrokerBusy, NotServing, Publication
 from trio_rooms.brokers import Deliver, Position
 
 
 @attrs.define(eq=False)
 class _Submission:
     publication: Publication
-    confirmed: trio.Event = attrs.field(factory=trio.Event)
+    over: trio.Event = attrs.field(factory=trio.Event)
+    confirmed: bool = False
+
+    def confirm(self) -> None:
+        self.confirmed = True
+        self.over.set()
 
     async def wait(self) -> Position | None:
-        await self.confirmed.wait()
+        await self.over.wait()
+        if not self.confirmed:
+            raise NotServing("the broker ended before it confirmed")
         return None
 
 
@@ -42,12 +49,16 @@ class LaggingBroker:
         self.bound = bound
         self.subscribed: set[str] = set()
         """Rooms with an active subscription."""
+        self._running = False
         self._queue: deque[_Submission] = deque()
         self._work = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
 
     async def run(self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver one submission after the other."""
+        if self._running:
+            raise AlreadyServing("this broker serves another manager")
+        self._running = True
         task_status.started()
         try:
             while True:
@@ -55,23 +66,29 @@ class LaggingBroker:
                     await self._work.park()
                 await self._carry(self._queue[0], deliver)
                 self._queue.popleft()
-                self._room.unpark()
+                self._room.unpark_all()
         finally:
+            self._running = False
+            for submission in self._queue:
+                submission.over.set()
             self._queue.clear()
+            self._room.unpark_all()
             self.subscribed.clear()
 
     async def _carry(self, submission: _Submission, deliver: Deliver) -> None:
         await trio.sleep(self.delay / 2)
         if self.confirm == "before":
-            submission.confirmed.set()
+            submission.confirm()
         await trio.sleep(self.delay / 2)
         deliver(submission.publication, None)
         if self.confirm == "after":
             await trio.sleep(self.delay / 2)
-        submission.confirmed.set()
+        submission.confirm()
 
     def submit(self, publication: Publication) -> _Submission:
         """Queue a publication."""
+        if not self._running:
+            raise NotServing("the broker is not running")
         if len(self._queue) >= self.bound:
             raise BrokerBusy("too many publications are under way")
         submission = _Submission(publication)
