@@ -77,7 +77,7 @@ VARIANTS = (
         ),
         sleeper_ends="server:4008",
     ),
-    Variant("bare", recovers=False, config=Config(pong_timeout=600, write_timeout=1), sleeper_ends="network:1006"),
+    Variant("bare", recovers=False, config=Config(pong_timeout=600, write_timeout=10), sleeper_ends="network:1006"),
 )
 
 

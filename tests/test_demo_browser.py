@@ -74,14 +74,17 @@ async def shows(page: Page, selector: str, text: str) -> None:
 
 
 async def test_two_tabs_chat() -> None:
-    """Two tabs see each other's names, messages, unread ones of another room, and leaving."""
+    """Two tabs see each other's names, messages, earlier ones, unread ones of another room, and leaving."""
     async with run_demo() as (_, url), open_browser() as browser:
         ada, grace = await browser.new_page(url), await browser.new_page(url)
         await come_in(ada, "Ada")
+        await say(ada, "first!")
+        await sees(ada, "You", "first!")
         await come_in(grace, "Grace")
         for page in (ada, grace):
             await page.wait_for(f"String({MEMBERS}) === 'Ada,Grace'")
         await shows(ada, ".notice", "Grace came in")
+        await sees(grace, "Ada", "first!")
 
         await say(ada, "hello")
         await say(ada, "are you there?")
@@ -98,6 +101,11 @@ async def test_two_tabs_chat() -> None:
         await grace.click("[data-room='general']")
         await sees(grace, "Ada", "where did you go?")
         await grace.wait_for("!document.querySelector('.badge:not([hidden])')")
+
+        await grace.goto(url)  # a reload: the tab keeps its name and its rooms
+        await grace.wait_for(f"String({MEMBERS}) === 'Ada,Grace'")
+        await sees(grace, "You", "I am, Ada")
+        await ada.wait_for(f"String({MEMBERS}) === 'Ada,Grace'")
 
         await grace.close()
         await shows(ada, ".notice", "Grace left")

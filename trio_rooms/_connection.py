@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -39,7 +40,7 @@ class Connection:
     """One client. Given to handlers, hooks and middleware; not made by programs."""
 
     def __init__(self, node: Node, request: HandshakeRequest, identity: Identity, subprotocol: str | None) -> None:
-        self.id = secrets.token_urlsafe(16)
+        self.id: str = secrets.token_urlsafe(16)
         """A random id of 128 bits, never used again."""
         self.identity = identity
         """Who it is; decided by ``authenticate`` before the upgrade and fixed."""
@@ -47,9 +48,11 @@ class Connection:
         """Yours; lives as long as the connection."""
         self.subprotocol = subprotocol
         """The negotiated subprotocol; None for the plain format."""
-        self.connected_at = datetime.now(UTC)
+        self.connected_at: datetime = datetime.now(UTC)
         """When the upgrade was accepted, in UTC."""
-        self.logger = ConnectionLogger(node.logger, {"connection": self.id, "user": identity.user})
+        self.logger: logging.LoggerAdapter[logging.Logger] = ConnectionLogger(
+            node.logger, {"connection": self.id, "user": identity.user}
+        )
         """The manager's logger with ``connection`` and ``user`` as extra fields of each record."""
         self._node = node
         self._request = request

@@ -29,7 +29,7 @@ class Drain:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._begun = trio.Event()
-        self.deadline = math.inf
+        self.deadline: float = math.inf
         """When what is left is cancelled."""
 
     def begin(self, *, returning: bool) -> None:

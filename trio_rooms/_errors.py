@@ -129,12 +129,12 @@ class ActionError(RoomsError):
 class _CodedError(ActionError):
     """An ActionError whose class fixes its code."""
 
-    CODE: ClassVar[str]
-    MESSAGE: ClassVar[str]
-    TEMPORARY: ClassVar[bool] = False
+    _CODE: ClassVar[str]
+    _MESSAGE: ClassVar[str]
+    _TEMPORARY: ClassVar[bool] = False
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(self.CODE, self.MESSAGE if message is None else message, temporary=self.TEMPORARY)
+        super().__init__(self._CODE, self._MESSAGE if message is None else message, temporary=self._TEMPORARY)
 
 
 def is_ours(error: ActionError) -> bool:
@@ -145,59 +145,59 @@ def is_ours(error: ActionError) -> bool:
 class BadMessage(_CodedError):
     """A message could not be decoded; the text names the field that is wrong."""
 
-    CODE = "BAD_MESSAGE"
-    MESSAGE = "the message is malformed"
+    _CODE = "BAD_MESSAGE"
+    _MESSAGE = "the message is malformed"
 
 
 class UnknownAction(_CodedError):
     """No handler is registered for the message's action."""
 
-    CODE = "UNKNOWN_ACTION"
-    MESSAGE = "no such action"
+    _CODE = "UNKNOWN_ACTION"
+    _MESSAGE = "no such action"
 
 
 class DuplicateId(_CodedError):
     """A request used the id of a request that is still in flight."""
 
-    CODE = "DUPLICATE_ID"
-    MESSAGE = "a request with this id is in flight"
+    _CODE = "DUPLICATE_ID"
+    _MESSAGE = "a request with this id is in flight"
 
 
 class NeedsV1(_CodedError):
     """The action exists only in the ``trio-rooms.v1`` formats."""
 
-    CODE = "NEEDS_V1"
-    MESSAGE = "this needs a trio-rooms.v1 subprotocol"
+    _CODE = "NEEDS_V1"
+    _MESSAGE = "this needs a trio-rooms.v1 subprotocol"
 
 
 class Busy(_CodedError):
     """Too many requests of this connection are in flight."""
 
-    CODE = "BUSY"
-    MESSAGE = "too many requests in flight"
-    TEMPORARY = True
+    _CODE = "BUSY"
+    _MESSAGE = "too many requests in flight"
+    _TEMPORARY = True
 
 
 class RequestCancelled(_CodedError):
     """The client cancelled the request with ``$cancel``."""
 
-    CODE = "CANCELLED"
-    MESSAGE = "the request was cancelled"
+    _CODE = "CANCELLED"
+    _MESSAGE = "the request was cancelled"
 
 
 class DeadlineExceeded(_CodedError):
     """The request's ``timeout_ms``, or ``limits.handler_timeout``, has passed."""
 
-    CODE = "DEADLINE_EXCEEDED"
-    MESSAGE = "the deadline has passed"
-    TEMPORARY = True
+    _CODE = "DEADLINE_EXCEEDED"
+    _MESSAGE = "the deadline has passed"
+    _TEMPORARY = True
 
 
 class InternalError(_CodedError):
     """What a client is told when a handler failed with an exception that is not an ActionError."""
 
-    CODE = "INTERNAL"
-    MESSAGE = "internal error"
+    _CODE = "INTERNAL"
+    _MESSAGE = "internal error"
 
     fatal: bool = False
     """Whether the connection is closed with 1011 once the client has been told."""
@@ -206,57 +206,57 @@ class InternalError(_CodedError):
 class JoinError(_CodedError):
     """A join did not happen; the subclass and its code say why."""
 
-    CODE = "JOIN_FAILED"
-    MESSAGE = "the join failed"
+    _CODE = "JOIN_FAILED"
+    _MESSAGE = "the join failed"
 
 
 class BadRoom(JoinError):
     """The room's name is not allowed (see the rules in ``docs/security.md``)."""
 
-    CODE = "BAD_ROOM"
-    MESSAGE = "not a valid room name"
+    _CODE = "BAD_ROOM"
+    _MESSAGE = "not a valid room name"
 
 
 class RoomNotFound(JoinError):
     """``config.rooms`` is "declared" and no registered pattern matches the name."""
 
-    CODE = "ROOM_NOT_FOUND"
-    MESSAGE = "no such room"
+    _CODE = "ROOM_NOT_FOUND"
+    _MESSAGE = "no such room"
 
 
 class RoomFull(JoinError):
     """The room has reached its capacity, counting joins that are under way."""
 
-    CODE = "ROOM_FULL"
-    MESSAGE = "the room is full"
-    TEMPORARY = True
+    _CODE = "ROOM_FULL"
+    _MESSAGE = "the room is full"
+    _TEMPORARY = True
 
 
 class RoomFailed(JoinError):
     """``on_room_open`` raised, so the room did not open."""
 
-    CODE = "ROOM_FAILED"
-    MESSAGE = "the room could not be opened"
-    TEMPORARY = True
+    _CODE = "ROOM_FAILED"
+    _MESSAGE = "the room could not be opened"
+    _TEMPORARY = True
 
 
 class RoomClosed(JoinError):
     """The room was closed, or the member left or was removed, while the join was under way."""
 
-    CODE = "CLOSED"
-    MESSAGE = "the room was closed"
-    TEMPORARY = True
+    _CODE = "CLOSED"
+    _MESSAGE = "the room was closed"
+    _TEMPORARY = True
 
 
 class TooManyRooms(JoinError):
     """The connection, or this node, has reached its limit of rooms."""
 
-    CODE = "TOO_MANY_ROOMS"
-    MESSAGE = "too many rooms"
+    _CODE = "TOO_MANY_ROOMS"
+    _MESSAGE = "too many rooms"
 
 
 class Denied(JoinError):
     """The room's ``authorize`` said no, or there is none and a client asked to join."""
 
-    CODE = "DENIED"
-    MESSAGE = "not allowed"
+    _CODE = "DENIED"
+    _MESSAGE = "not allowed"

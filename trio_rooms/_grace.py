@@ -18,7 +18,7 @@ class Grace:
     """The shields of one server."""
 
     def __init__(self) -> None:
-        self.hard_deadline = math.inf
+        self.hard_deadline: float = math.inf
         """No shield reaches beyond it."""
         self._scopes: set[trio.CancelScope] = set()
 

@@ -90,7 +90,7 @@ class ErrorReporter:
         self._hooks = hooks
         self._logger = logger
         self._timeout = timeout
-        self.count = 0
+        self.count: int = 0
 
     async def report(self, conn: Connection | None, error: BaseException, what: str) -> None:
         """Tell everybody who wants to know that ``what`` failed."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
@@ -23,13 +23,10 @@ from ._room import Room
 from ._rooms.publication import Report
 from ._server import Server, serve
 from ._signals import run_until_signalled
-from ._wire.over_trio_websocket import CallersRequest
+from ._wire.over_trio_websocket import CallersRequest, WebSocketRequest
 from ._wire.upgrade import AllowedOrigins
 from .brokers.base import Broker
 from .brokers.memory import MemoryBroker
-
-if TYPE_CHECKING:
-    from trio_websocket import WebSocketRequest
 
 
 class Manager(Registrar):
@@ -56,9 +53,11 @@ class Manager(Registrar):
         debug: bool = False,
     ) -> None:
         super().__init__(middleware)
-        self.config = Config() if config is None else config
+        self.config: Config = Config() if config is None else config
         """The configuration it was made with."""
-        self.logger = logging.getLogger("trio_rooms") if logger is None else logger
+        self.logger: logging.Logger | logging.LoggerAdapter[Any] = (
+            logging.getLogger("trio_rooms") if logger is None else logger
+        )
         """The logger it was made with."""
         self._broker = MemoryBroker() if broker is None else broker
         self._debug = debug

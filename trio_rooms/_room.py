@@ -33,7 +33,7 @@ class Room:
         """The options of the first pattern that matched the name."""
         self.metadata: dict[str, Any] = {}
         """Yours; lives as long as the room does."""
-        self.closed = False
+        self.closed: bool = False
         """Whether the room has ended; a later room of the same name is another object."""
         self._node = node
         capacity = node.config.max_connections_per_room if options.capacity is None else options.capacity
@@ -126,7 +126,8 @@ class Room:
     def _fail(self) -> None:
         """``on_room_open`` or a task of the room has failed."""
         self._failed = True
-        self.close(RoomFailed.CODE, RoomFailed.MESSAGE)
+        told = RoomFailed()
+        self.close(told.code, told.message)
 
     def _vacated(self) -> None:
         """A member or a reserved place has gone; the last one ends the room, now or after ``linger``."""

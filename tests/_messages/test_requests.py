@@ -18,7 +18,7 @@ async def test_inbox_keeps_the_order() -> None:
     """What is put in comes out in the same order, and takes are checkpoints."""
     inbox = Inbox(10)
     requests = [request() for _ in range(5)]
-    assert all([inbox.put(one) for one in requests])
+    assert [inbox.put(one) for one in requests] == [True] * 5
     assert len(inbox) == 5
     for one in requests:
         with trio.testing.assert_checkpoints():

@@ -16,6 +16,7 @@ import msgspec
 
 from .._errors import AlreadyServing, UsageError
 from .envelope import Message, checked, decode_as
+
 #: What JSON decodes to by itself.
 _DECODED = (dict, list, str, int, float, type(None))
 

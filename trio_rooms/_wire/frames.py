@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import ClassVar, Literal
 
 import attrs
 
@@ -15,16 +16,26 @@ _FIN_CLOSE = 0x88
 OVERHEAD = 64
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, weakref_slot=False)
 class Frame:
     """One data frame, ready for the socket.
 
     A transport that works message by message needs the payload back, so the frame knows where it begins.
+    In an outbox it stands for itself where others of its kind are publications: a private message, of no room
+    and never dropped. An object around it would cost more than many a message.
     """
 
     data: bytes
     header: int
     text: bool
+
+    room: ClassVar[None] = None
+    key: ClassVar[None] = None
+    overflow: ClassVar[Literal["close"]] = "close"
+
+    def frame(self, form: object, /) -> Frame:
+        """Itself, whatever the format."""
+        return self
 
     @property
     def payload(self) -> bytes:
@@ -45,8 +56,8 @@ def close_frame(code: int, reason: str = "") -> bytes:
 
 
 def fit_reason(reason: str) -> str:
-    """Cut a close reason to 123 bytes of UTF-8 without splitting a character."""
-    return reason.encode()[:123].decode(errors="ignore")
+    """Cut a close reason to 123 bytes of UTF-8 without splitting a character; what is no UTF-8 becomes "?"."""
+    return reason.encode(errors="replace")[:123].decode(errors="ignore")
 
 
 def _header(first: int, length: int) -> bytes:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import attrs
 import trio
@@ -29,7 +29,7 @@ CLOSED: Final = -2
 
 
 class Item(Protocol):
-    """A publication as the outbox sees it: something of a room that knows its frame in each format."""
+    """What is queued: a publication, which is of a room and knows its frame in each format, or a private frame."""
 
     @property
     def room(self) -> str | None: ...
@@ -65,19 +65,6 @@ class OutboxStatistics:
     """Publications that were refused (not among ``enqueued``)."""
 
 
-@attrs.frozen(eq=False)
-class _Private:
-    """A queued private frame in the place of a publication."""
-
-    _frame: Frame
-    room: None = None
-    key: None = None
-    overflow: Literal["close"] = "close"
-
-    def frame(self, form: object, /) -> Frame:
-        return self._frame
-
-
 @attrs.define(eq=False)
 class _Ticket:
     """A task that waits for room for its frame."""
@@ -105,7 +92,11 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self._waiting: deque[_Ticket] = deque()
         self._taken = trio.lowlevel.ParkingLot()
         self._open = True
-        self.enqueued = self.written = self.displaced = self.discarded = self.dropped = 0
+        self.enqueued: int = 0
+        self.written: int = 0
+        self.displaced: int = 0
+        self.discarded: int = 0
+        self.dropped: int = 0
 
     def put(self, item: Item, /) -> int:
         """Queue a publication or apply the policy; never waits, never calls anybody but ``wake``.
@@ -116,7 +107,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         if not self._open:
             self.dropped += 1
             return DROPPED
-        cost = len(item.frame(self._form).data) + OVERHEAD
+        cost = self._cost_of(item)
         if item.overflow == "close":
             if self._fits(cost):
                 self._append(item, cost)
@@ -127,24 +118,39 @@ class Outbox(trio.abc.SendChannel[Frame]):
         return self._put_droppable(item, cost)
 
     def _put_droppable(self, item: Item, cost: int) -> int:
-        displaced = self._displace_same_key(item) if item.overflow == "conflate" else 0
-        if item.overflow != "drop_newest" and 2 * cost <= self._max_bytes:
-            while not self._fits_droppable(cost) and self._displace_oldest(item.room):
-                displaced += 1
-        if not self._fits_droppable(cost):
+        gone = self._who_goes_for(item, cost)
+        if gone is None:
             self.dropped += 1
             return DROPPED
+        for index in reversed(gone):
+            self._displace(index)
         self._droppable_messages += 1
         self._droppable_bytes += cost
         self._append(item, cost)
-        return displaced
+        return len(gone)
+
+    def _who_goes_for(self, item: Item, cost: int) -> list[int] | None:
+        """Where in the queue stands what a publication displaces, rising; None if it would not fit even so."""
+        gone = self._same_key(item) if item.overflow == "conflate" else []
+        freed = sum(self._cost_at(index) for index in gone)
+        if self._fits_droppable(cost, len(gone), freed):
+            return gone
+        if item.overflow == "drop_newest" or 2 * cost > self._max_bytes:
+            return None
+        for index, queued in enumerate(self._queue):
+            if queued.room == item.room and index not in gone:
+                gone.append(index)
+                freed += self._cost_at(index)
+                if self._fits_droppable(cost, len(gone), freed):
+                    return sorted(gone)
+        return None
 
     def send_nowait(self, frame: Frame) -> None:
         """Queue a private frame; raises :exc:`OutboxFull`, :exc:`ConnectionGone`, :exc:`MessageTooLarge`."""
         cost = self._cost(frame)
         if self._waiting or not self._fits(cost):
             raise OutboxFull("the outbox is full")
-        self._append(_Private(frame), cost)
+        self._append(frame, cost)
 
     async def send(self, value: Frame) -> None:
         """Queue a private frame, waiting for room; first come, first served.
@@ -155,7 +161,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         await trio.lowlevel.checkpoint_if_cancelled()
         cost = self._cost(value)
         if not self._waiting and self._fits(cost):
-            self._append(_Private(value), cost)
+            self._append(value, cost)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         ticket = _Ticket(trio.lowlevel.current_task(), value)
@@ -245,11 +251,13 @@ class Outbox(trio.abc.SendChannel[Frame]):
     def _fits(self, cost: int) -> bool:
         return len(self._queue) < self._max_messages and self._bytes + cost <= self._max_bytes
 
-    def _fits_droppable(self, cost: int) -> bool:
+    def _fits_droppable(self, cost: int, gone: int, freed: int) -> bool:
+        """Whether a frame of a dropping room fits when so many of them, of so many bytes, have gone."""
         return (
-            self._fits(cost)
-            and 2 * (self._droppable_messages + 1) <= max(2, self._max_messages)
-            and 2 * (self._droppable_bytes + cost) <= self._max_bytes
+            len(self._queue) - gone < self._max_messages
+            and self._bytes - freed + cost <= self._max_bytes
+            and 2 * (self._droppable_messages - gone + 1) <= max(2, self._max_messages)
+            and 2 * (self._droppable_bytes - freed + cost) <= self._max_bytes
         )
 
     def _append(self, item: Item, cost: int) -> None:
@@ -260,7 +268,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     def _remove(self, item: Item) -> None:
         """Settle the accounts of an item that has left the queue."""
-        cost = len(item.frame(self._form).data) + OVERHEAD
+        cost = self._cost_of(item)
         self._bytes -= cost
         if item.overflow != "close":
             self._droppable_messages -= 1
@@ -272,21 +280,19 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self._remove(item)
         self.displaced += 1
 
-    def _displace_oldest(self, room: str | None) -> bool:
-        for index, queued in enumerate(self._queue):
-            if queued.room == room:
-                self._displace(index)
-                return True
-        return False
-
-    def _displace_same_key(self, item: Item) -> int:
+    def _same_key(self, item: Item) -> list[int]:
         if item.key is None:
-            return 0
+            return []
         for index, queued in enumerate(self._queue):
             if queued.key == item.key and queued.room == item.room:
-                self._displace(index)
-                return 1
-        return 0
+                return [index]
+        return []
+
+    def _cost_of(self, item: Item) -> int:
+        return len(item.frame(self._form).data) + OVERHEAD
+
+    def _cost_at(self, index: int) -> int:
+        return self._cost_of(self._queue[index])
 
     def _admit_waiting(self) -> None:
         """Queue the frames of waiting tasks, in their order, as far as there is room."""
@@ -297,5 +303,5 @@ class Outbox(trio.abc.SendChannel[Frame]):
                 return
             self._waiting.popleft()
             ticket.queued = True
-            self._append(_Private(ticket.frame), cost)
+            self._append(ticket.frame, cost)
             trio.lowlevel.reschedule(ticket.task)

@@ -5,8 +5,9 @@ own: limits on fragments and on the declared length of a frame before its bytes 
 joined into one write.
 
 trio-websocket's reader task must outlive the cancellation of the connection that uses it: a close
-handshake needs somebody who hears the peer's answer. So it lives in a shielded task of its own, which
-:func:`over_stream` ends when its block ends; the block's end bounds the handshake in time.
+handshake needs somebody who hears the peer's answer. So it lives in a shielded task of its own, the host,
+which :func:`over_stream` ends when its block ends; the block's end bounds the handshake in time. The reader
+dies of a ping that crosses our close frame; then the host ends the line, politely, and the handshake with it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
+import attrs
 import trio
 import trio_websocket
 import wsproto.utilities
+from trio_websocket import WebSocketRequest as WebSocketRequest
+from wsproto.connection import ConnectionState
 
 from .ending import close_now
 from .frames import Frame, fit_reason
@@ -41,18 +45,19 @@ class TrioWebSocketTransport:
     def __init__(
         self,
         ws: trio_websocket.WebSocketConnection,
-        nursery: trio.Nursery,
+        host: _Host,
         *,
         line: Line | None,
         before_read: Callable[[], Awaitable[None]],
         max_message_bytes: int,
     ) -> None:
         self._ws = ws
-        self._nursery = nursery
+        self._host = host
         self._line = line
         self._before_read = before_read
         self._max_message_bytes = max_message_bytes
         self._ping_in_flight = False
+        self._torn = False
         self._heard = trio.current_time()
         self._waiting_for_room = False
         self.rtt: float | None = None
@@ -90,7 +95,9 @@ class TrioWebSocketTransport:
         with _mapped(self):
             for frame in frames:
                 payload = frame.payload
+                self._torn = True
                 await self._ws.send_message(payload.decode() if frame.text else payload)
+                self._torn = False
 
     async def ping(self) -> None:
         """Start a ping unless one is unanswered; a peer that never pongs must not collect tasks.
@@ -100,7 +107,7 @@ class TrioWebSocketTransport:
         """
         if not self._ping_in_flight:
             self._ping_in_flight = True
-            self._nursery.start_soon(self._ping_and_wait)
+            self._host.nursery.start_soon(self._ping_and_wait)
         await trio.lowlevel.checkpoint()
 
     async def _ping_and_wait(self) -> None:
@@ -116,7 +123,10 @@ class TrioWebSocketTransport:
 
     async def close(self, code: int, reason: str) -> None:
         """Close frame, the peer's answer, end of the stream."""
-        with contextlib.suppress(TransportClosed), _mapped(self):
+        if self._line is None and self._torn:
+            await self.abort()  # nothing but us keeps a close frame out of the torn one
+            return
+        with contextlib.suppress(TransportClosed), _mapped(self), self._host.hearing:
             await self._ws.aclose(code, fit_reason(reason))
         if self._line is not None:
             # Where trio-websocket has begun the end by itself, its aclose() returns early or, after a 1009 of
@@ -134,10 +144,9 @@ class TrioWebSocketTransport:
         reason = self._ws.closed
         if reason is None or reason.code == 1006:
             return Close(1006, "", "network")
-        # Its own 1009 looks exactly like a peer's; a peer that finds *our* message too big is the rarer one.
-        # Any other code without a close frame from trio-websocket is a violation that it found.
-        violated = reason.code == 1009 or (self._line is not None and not self._line.close_written)
-        return Close(int(reason.code), reason.reason or "", "server" if violated else "peer")
+        # A violation that it found, and its own 1009, look exactly like a close frame of the peer's.
+        by_peer = _state(self._ws) in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED)
+        return Close(int(reason.code), reason.reason or "", "peer" if by_peer else "server")
 
 
 class _mapped:  # noqa: N801 - used like a function
@@ -155,18 +164,39 @@ class _mapped:  # noqa: N801 - used like a function
             raise TransportClosed(self._transport._how_it_closed()) from exc
 
 
-async def _host(*, task_status: trio.TaskStatus[tuple[trio.Nursery, trio.CancelScope]]) -> None:
+def _state(ws: trio_websocket.WebSocketConnection) -> ConnectionState:
+    """What wsproto knows of close frames; trio-websocket has no public name for it."""
+    return ws._wsproto.state
+
+
+@attrs.define(eq=False)
+class _Host:
+    """Where trio-websocket's tasks live."""
+
+    nursery: trio.Nursery
+    scope: trio.CancelScope
+    """Ends them."""
+    hearing: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """Around a close handshake: cancelled when there is nobody left who would hear the peer's answer."""
+
+
+async def _run_host(line: Line | None, *, task_status: trio.TaskStatus[_Host]) -> None:
     """Own trio-websocket's tasks until told to end; see the module's theory."""
     # A shielded task must not be begun by a start() that was cancelled already: nobody would end it.
     await trio.lowlevel.checkpoint_if_cancelled()
     with trio.CancelScope(shield=True) as scope:
+        host: _Host | None = None
         try:
             async with trio.open_nursery() as nursery:
-                task_status.started((nursery, scope))
+                host = _Host(nursery, scope)
+                task_status.started(host)
                 await trio.sleep_forever()
         except* wsproto.utilities.LocalProtocolError:
             # Its reader answers a ping that comes after our close frame, which wsproto refuses.
-            pass
+            if line is not None:
+                await line.aclose()
+            if host is not None:
+                host.hearing.cancel(reason="a ping has crossed the close frame")
 
 
 class Offer:
@@ -175,7 +205,7 @@ class Offer:
     def __init__(
         self,
         request: trio_websocket.WebSocketRequest,
-        nursery: trio.Nursery,
+        host: _Host,
         line: Line | None,
         *,
         subprotocol: str | None,
@@ -183,7 +213,7 @@ class Offer:
         before_read: Callable[[], Awaitable[None]],
     ) -> None:
         self._request = request
-        self._nursery = nursery
+        self._host = host
         self._line = line
         self._subprotocol = subprotocol
         self._max_message_bytes = max_message_bytes
@@ -199,7 +229,7 @@ class Offer:
             self._line.close_due = partial(_code_of_violation, ws)
         return TrioWebSocketTransport(
             ws,
-            self._nursery,
+            self._host,
             line=self._line,
             before_read=self._before_read,
             max_message_bytes=self._max_message_bytes,
@@ -207,8 +237,8 @@ class Offer:
 
 
 def _code_of_violation(ws: trio_websocket.WebSocketConnection) -> int | None:
-    """trio-websocket sets its close reason before it ends the stream; 1006 never goes on the wire."""
-    return None if ws.closed is None or ws.closed.code == 1006 else int(ws.closed.code)
+    """trio-websocket sets its close reason before it ends the stream, and leaves wsproto's state as it was."""
+    return None if ws.closed is None or _state(ws) is not ConnectionState.OPEN else int(ws.closed.code)
 
 
 @asynccontextmanager
@@ -233,19 +263,21 @@ async def over_stream(
     )
     try:
         async with trio.open_nursery() as nursery:
-            inner, scope = await nursery.start(_host)
+            host = await nursery.start(_run_host, line)
             try:
-                request = await trio_websocket.wrap_server_stream(inner, line, max_message_size=max_message_bytes)
+                request = await trio_websocket.wrap_server_stream(
+                    host.nursery, line, max_message_size=max_message_bytes
+                )
                 yield Offer(
                     request,
-                    inner,
+                    host,
                     line,
                     subprotocol=subprotocol,
                     max_message_bytes=max_message_bytes,
                     before_read=before_read,
                 )
             finally:
-                scope.cancel()
+                host.scope.cancel()
     finally:
         await line.abort()  # noqa: ASYNC102 - it shields itself
 
@@ -302,15 +334,15 @@ async def over_request(
 ) -> AsyncIterator[Offer]:
     """Offer the upgrade of a request of the caller's own trio-websocket server, who owns its stream."""
     async with trio.open_nursery() as nursery:
-        inner, scope = await nursery.start(_host)
+        host = await nursery.start(_run_host, None)
         try:
             yield Offer(
                 request.request,
-                inner,
+                host,
                 None,
                 subprotocol=subprotocol,
                 max_message_bytes=max_message_bytes,
                 before_read=before_read,
             )
         finally:
-            scope.cancel()
+            host.scope.cancel()

@@ -115,15 +115,17 @@ def make_manager() -> Manager:
 
     @manager.on_leave_room
     def left(conn: Connection, room: Room, reason: str) -> None:
-        """However a member leaves: on request, with its connection, or cut off."""
+        """However a member leaves: on request, or because its connection has ended."""
         if room.name != LOBBY and not room.closed:
             announce(room, "left", member(conn))
             announce_size(room)
 
     @manager.on_room_close
     def close_room(room: Room) -> None:
-        if room.name != LOBBY and title_of(room) not in ROOMS:
-            manager.broadcast_to_room(LOBBY, {"room": title_of(room), "gone": True}, key=room.name)
+        title = title_of(room)
+        if room.name != LOBBY:
+            end = {"members": 0} if title in ROOMS else {"gone": True}
+            manager.broadcast_to_room(LOBBY, {"room": title, **end}, key=room.name)
 
     add_pages(manager)
     return manager

@@ -106,7 +106,7 @@ async function say(room, item) {
   try {
     if (!room.joined) throw new Error("You are not in this room now.");
     await client.request("chat.say", { room: room.title, text: item.text });
-    remove(room, item); // the publication stands ahead of the reply, so the message itself is there
+    remove(room, item); // the publication stood ahead of the reply and has taken its place
   } catch (error) {
     if (error.temporary === false && room.title === current && !$("text").value) {
       // Refused as it is: back to where it can be changed.
@@ -169,7 +169,10 @@ function hear(room, event, old = false) {
       room.log = room.log.filter((item) => item.kind !== "new");
       add(room, { kind: "new" });
     }
+    const sent = mine.has(event.member.id) ? room.log.findIndex((item) => item.text === event.text && item.failed === null) : -1;
+    if (sent >= 0) room.log.splice(sent, 1);
     add(room, event);
+    if (sent >= 0) redraw(room);
     if (unseen) drawRooms();
   } else if (event.kind === "joined" || room.members.has(event.member.id)) {
     if (event.kind === "joined") room.members.set(event.member.id, event.member);

@@ -58,7 +58,7 @@ class TestClient(trio.abc.AsyncResource):
         auto_pong: bool = True,
     ) -> None:
         self.subprotocol = subprotocol
-        self.headers = headers or {}
+        self.headers: dict[str, str] = headers or {}
         self._stream = stream
         self._protocol = ClientProtocol(auto_pong=auto_pong)
         self._protocol.feed(trailing)

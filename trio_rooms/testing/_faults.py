@@ -39,8 +39,8 @@ class FaultyStream(trio.abc.HalfCloseableStream):
     def __init__(self, stream: trio.abc.Stream, *, one_byte_reads: bool = False, one_byte_writes: bool = False) -> None:
         self.one_byte_reads = one_byte_reads
         self.one_byte_writes = one_byte_writes
-        self.bytes_sent = 0
-        self.bytes_received = 0
+        self.bytes_sent: int = 0
+        self.bytes_received: int = 0
         self._stream = stream
         # Each is a value of the counter above at which the fault strikes.
         self._stall_sending_at = math.inf

@@ -42,7 +42,7 @@ class HandshakeRefused(Exception):
         self.status = status
         self.headers = headers
         self.body = body
-        self.code = _code_in(body)
+        self.code: str | None = _code_in(body)
 
     def __str__(self) -> str:
         return f"{self.status} {self.body[:200]!r}"
