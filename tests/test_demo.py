@@ -171,17 +171,21 @@ async def test_everybody_is_told_of_rooms_that_come_and_go(autojump_clock: MockC
 
 async def test_a_room_that_the_program_closes_is_empty_for_everybody(autojump_clock: MockClock) -> None:
     """Closing a room is one change of its size, not one for each member; it can be joined again."""
-    async with serve_demo() as server, person(server, "Eve") as eve, person(server, "Ada", "general") as ada:
-        async with person(server, "Bob", "general"):
-            sizes = [await hear(eve, LOBBY) for _ in range(2)]
-            assert [event["members"] for event in sizes] == [1, 2]
-            room = server.manager.get_room("chat.general")
-            assert room is not None
-            room.close()
-            assert await hear(eve, LOBBY) == {"room": "general", "members": 0}
-            await ada.request("chat.join", {"room": "general"})
-            assert await hear(eve, LOBBY) == {"room": "general", "members": 1}
-            await eve.receive_nothing(1)
+    async with (
+        serve_demo() as server,
+        person(server, "Eve") as eve,
+        person(server, "Ada", "general") as ada,
+        person(server, "Bob", "general"),
+    ):
+        sizes = [await hear(eve, LOBBY) for _ in range(2)]
+        assert [event["members"] for event in sizes] == [1, 2]
+        room = server.manager.get_room("chat.general")
+        assert room is not None
+        room.close()
+        assert await hear(eve, LOBBY) == {"room": "general", "members": 0}
+        await ada.request("chat.join", {"room": "general"})
+        assert await hear(eve, LOBBY) == {"room": "general", "members": 1}
+        await eve.receive_nothing(1)
 
 
 async def test_the_page_and_all_that_it_loads_are_served(autojump_clock: MockClock) -> None:

@@ -38,7 +38,7 @@ from ._errors import (
     UnknownAction,
     is_ours,
 )
-from ._hooks import HookFailed
+from ._hooks import AlreadyReported
 from ._messages.envelope import Malformed, Message, parse
 from ._messages.requests import ANSWERED, Inbox, InFlight, Request
 from ._messages.router import Handler
@@ -260,7 +260,7 @@ class Dispatcher:
             raise
         except Exception as exc:
             await self._report(exc, "on_message")
-            raise HookFailed from exc
+            raise AlreadyReported from exc
 
     async def _reply(self, request: Request, result: Any) -> None:
         if request.id is None:
@@ -273,7 +273,7 @@ class Dispatcher:
     async def _failed(self, request: Request, error: ActionError) -> None:
         fatal = isinstance(error, InternalError) and error.fatal
         if isinstance(error, InternalError) and error.__cause__ is not None:
-            if not isinstance(error, HookFailed):  # which has been reported
+            if not isinstance(error, AlreadyReported):  # which has been reported
                 await self._report(error.__cause__, f"action {_name(request)}")
             error = self._node.told(error.__cause__)
         await self.tell(request, error)

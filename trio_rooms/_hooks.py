@@ -65,8 +65,8 @@ class Hooks:
         return self._hooks[name]
 
 
-class HookFailed(InternalError):
-    """A hook, or ``authorize``, raised what is not for the client. It was reported where it was raised."""
+class AlreadyReported(InternalError):
+    """A hook, ``authorize`` or the broker raised what is not for the client; it was reported where that happened."""
 
 
 async def call_hook(hook: Hook, *args: object, timeout: float) -> None:  # noqa: ASYNC109 - a setting, not the caller's patience

@@ -28,7 +28,7 @@ from ._errors import (
     RoomFull,
     TooManyRooms,
 )
-from ._hooks import HookFailed
+from ._hooks import AlreadyReported
 
 if TYPE_CHECKING:
     from ._config import RoomOptions
@@ -143,7 +143,7 @@ class Memberships:
             raise
         except Exception as exc:
             await self._node.errors.report(self._conn, exc, f"authorize of {name!r}")
-            raise HookFailed from exc
+            raise AlreadyReported from exc
         if isinstance(verdict, Mapping):
             return verdict
         if verdict is not True:
@@ -160,19 +160,21 @@ class Memberships:
     async def _prepare(self, place: Place, room: Room) -> None:
         await room._wait_open()
         place.check()
+        what = "on_join_room"
         try:
             async with self._conn._hooks.turn():
                 place.check()
                 place.hooks_begun = True
                 await self._conn._hooks.run("on_join_room", self._conn, room)
+            place.hooks_over = True
+            place.check()
+            what = "the broker's subscribe"
+            await self._node.subscribe(room.name)
         except (ActionError, ConnectionGone):
             raise
         except Exception as exc:
-            await self._node.errors.report(self._conn, exc, "on_join_room")
-            raise HookFailed from exc
-        place.hooks_over = True
-        place.check()
-        await self._node.subscribe(room.name)
+            await self._node.errors.report(self._conn, exc, what)
+            raise AlreadyReported from exc
         place.check()
 
     def _begin(self, room: Room) -> None:

@@ -90,14 +90,15 @@ class TrioWebSocketTransport:
             raise TransportClosed(Close(1009, "message too big"))
         return message
 
-    async def send(self, frames: Sequence[Frame]) -> None:
-        """Each frame as a message of its own."""
+    async def send(self, frames: Sequence[Frame]) -> int:
+        """The first frame: each is a message, and a write, of its own."""
+        frame = frames[0]
+        payload = frame.payload
         with _mapped(self):
-            for frame in frames:
-                payload = frame.payload
-                self._torn = True
-                await self._ws.send_message(payload.decode() if frame.text else payload)
-                self._torn = False
+            self._torn = True
+            await self._ws.send_message(payload.decode() if frame.text else payload)
+            self._torn = False
+        return 1
 
     async def ping(self) -> None:
         """Start a ping unless one is unanswered; a peer that never pongs must not collect tasks.

@@ -70,18 +70,17 @@ class Sink:
         self._wake()
 
     async def _write(self, transport: Transport, batch: list[Frame]) -> None:
-        written = False
+        """Write a batch, in as many writes as the transport makes of it."""
         try:
-            with trio.move_on_after(self._write_timeout) as scope:
-                await transport.send(batch)
-                written = True
+            while batch:
+                with trio.move_on_after(self._write_timeout) as scope:
+                    written = await transport.send(batch)
+                    self.outbox.written += written
+                    del batch[:written]
+                if scope.cancelled_caught:
+                    raise WriteTimedOut
         finally:
-            if written:
-                self.outbox.written += len(batch)
-            else:
-                self.outbox.discarded += len(batch)
-        if scope.cancelled_caught:
-            raise WriteTimedOut
+            self.outbox.discarded += len(batch)
 
     async def _write_ping(self, transport: Transport) -> None:
         self._ping_due = False

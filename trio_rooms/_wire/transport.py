@@ -59,8 +59,12 @@ class Transport(Protocol):
     async def receive(self) -> str | bytes:
         """The next message. Raises :exc:`TransportClosed`."""
 
-    async def send(self, frames: Sequence[Frame]) -> None:
-        """Write frames in order. Raises :exc:`TransportClosed`."""
+    async def send(self, frames: Sequence[Frame]) -> int:
+        """Write as many of the frames, in order, as make one write; how many, at least one.
+
+        The caller comes back with the rest, so that it can give each write its own time: where every frame is a
+        write, a long batch on a busy server takes long without anybody being slow. Raises :exc:`TransportClosed`.
+        """
 
     async def ping(self) -> None:
         """Write a ping, without waiting for the pong. Raises :exc:`TransportClosed`."""

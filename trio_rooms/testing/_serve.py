@@ -11,6 +11,7 @@ import trio.testing
 from trio_rooms import Manager, Server, serve_rooms
 
 from ._client import TestClient
+from ._outcomes import HandshakeRefused
 
 
 class MemoryServer:
@@ -77,27 +78,30 @@ async def open_client(
 
     Raises :exc:`HandshakeRefused` if the server refuses the upgrade.
     """
-    if manager.server is None:
-        async with (
-            serve_in_memory(manager),
-            open_client(
-                manager,
-                path=path,
-                host=host,
-                headers=headers,
-                subprotocol=subprotocol,
-                wrap=wrap,
-                wrap_client=wrap_client,
-            ) as client,
-        ):
-            yield client
-        return
-    async with trio.open_nursery() as nursery:
-        server = MemoryServer(manager, manager.server, nursery)
-        client = await server.connect(
-            path=path, host=host, headers=headers, subprotocol=subprotocol, wrap=wrap, wrap_client=wrap_client
-        )
+    refused: HandshakeRefused | None = None
+    async with _served(manager) as server:
         try:
-            yield client
-        finally:
-            await client.aclose()
+            client = await server.connect(
+                path=path, host=host, headers=headers, subprotocol=subprotocol, wrap=wrap, wrap_client=wrap_client
+            )
+        except HandshakeRefused as exc:
+            refused = exc
+        else:
+            try:
+                yield client
+            finally:
+                await client.aclose()
+    # Raised out here, where no nursery can wrap it in a group.
+    if refused is not None:
+        raise refused
+
+
+@asynccontextmanager
+async def _served(manager: Manager) -> AsyncIterator[MemoryServer]:
+    """The manager's running server, or one for the length of the block."""
+    if manager.server is None:
+        async with serve_in_memory(manager) as server:
+            yield server
+    else:
+        async with trio.open_nursery() as nursery:
+            yield MemoryServer(manager, manager.server, nursery)

@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+import trio
 
 from trio_rooms import Manager
 
@@ -25,13 +25,26 @@ from ._serve import MemoryServer, serve_in_memory
 async def connect() -> AsyncIterator[Callable[..., Awaitable[TestClient]]]:
     """``await connect(manager, **options)``: a connected client; all is closed, and quiescent, after the test."""
     servers: dict[Manager, MemoryServer] = {}
-    async with AsyncExitStack() as stack:
+    clients: list[TestClient] = []
+    test_over = trio.Event()
+
+    async def serve(manager: Manager, *, task_status: trio.TaskStatus[MemoryServer]) -> None:
+        # In a task of its own: a test and its fixture are different tasks, and a nursery must be left where it was
+        # entered.
+        async with serve_in_memory(manager) as server:
+            task_status.started(server)
+            await test_over.wait()
+
+    async with trio.open_nursery() as nursery:
 
         async def open_connection(manager: Manager, **options: Any) -> TestClient:
             if manager not in servers:
-                servers[manager] = await stack.enter_async_context(serve_in_memory(manager))
+                servers[manager] = await nursery.start(serve, manager)
             client = await servers[manager].connect(**options)
-            stack.push_async_callback(client.aclose)
+            clients.append(client)
             return client
 
         yield open_connection
+        for client in clients:
+            await client.aclose()
+        test_over.set()
