@@ -13,6 +13,8 @@ import pytest
 import trio
 
 from browser import Page, open_browser, requires_browser
+from trio_rooms import serve_rooms
+from trio_rooms.demo import make_manager
 
 pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.time_limit(120), requires_browser]
 
@@ -182,3 +184,40 @@ async def test_a_tab_that_was_offline_comes_back() -> None:
         await page.wait_for(f"{STATE} === 'open' && String({MEMBERS}).includes('Ada')")
         await say(page, "back")
         await sees(page, "You", "back")
+
+
+async def test_a_new_room_is_listed_for_everybody_and_can_be_left() -> None:
+    """A room that one person opens appears in the other's list; leaving it leads back to a room that one is in."""
+    async with run_demo() as (_, url), open_browser() as browser:
+        ada, grace = await browser.new_page(url), await browser.new_page(url)
+        await come_in(ada, "Ada")
+        await come_in(grace, "Grace")
+        await ada.type("#new-room-name", "Tea & Bücher!")
+        await ada.press("Enter")
+        await shows(ada, "#room-title", "Tea bücher")
+        await shows(grace, "[data-room='tea-bücher'] small", "1")
+        await grace.click("[data-room='tea-bücher']")
+        await grace.wait_for(f"String({MEMBERS}) === 'Ada,Grace'")
+        await grace.click("#leave")
+        await shows(grace, "#room-title", "General")
+        await shows(ada, ".notice", "Grace left")
+        assert ada.errors == grace.errors == []
+
+
+async def test_the_close_code_decides_whether_the_page_comes_back() -> None:
+    """After 4000-4499 the page reconnects by itself; after 4500-4999 it does not, until the person asks for it."""
+    manager = make_manager()
+    async with serve_rooms(manager) as server, open_browser() as browser:
+        page = await browser.new_page(f"http://127.0.0.1:{server.port}/")
+        await come_in(page, "Ada")
+        for code in (4400, 4600):
+            (conn,) = manager.connections.values()
+            conn.close(code, "because")
+            if code == 4600:
+                await page.wait_for(f"{STATE} === 'ended'")
+                await shows(page, "#banner", "because")
+                assert not manager.connections
+                await page.click("#retry")
+            await conn.wait_closed()
+            await page.wait_for(f"{STATE} === 'open' && String({MEMBERS}) === 'Ada'")
+        assert page.errors == []

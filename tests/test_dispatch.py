@@ -104,7 +104,7 @@ async def test_payloads_are_decoded_for_the_handler(autojump_clock: object) -> N
 
     async with open_client(manager) as client:
         assert await client.request("move", {"x": 1}) == 1
-        for data, told in [({"x": "1"}, "at `$.x`"), ({}, "`x`"), (None, "null")]:
+        for data, told in [({"x": "1"}, "`int`, got `str` - at `..x`"), ({}, "`x`"), (None, "null")]:
             with pytest.raises(ReplyError, match=told) as caught:
                 await client.request("move", data)
             assert caught.value.code == "BAD_MESSAGE"
@@ -444,14 +444,11 @@ async def test_timeout_ms_counts_from_arrival(autojump_clock: object) -> None:
             {"action": "run", "timeout_ms": 1},
         )
         answers = await receive_all(client, 20)
-        assert [(reply.get("id"), code_of(reply)) for reply in answers] == [
-            (1, "DEADLINE_EXCEEDED"),
-            (2, "DEADLINE_EXCEEDED"),
-            (3, "DEADLINE_EXCEEDED"),
-            (4, None),
-            (None, "DEADLINE_EXCEEDED"),
-        ]
-        assert answers[3]["data"] == pytest.approx(2.0)
+        late = "DEADLINE_EXCEEDED"
+        by_id = {reply.get("id"): code_of(reply) for reply in answers}
+        assert len(answers) == 5
+        assert by_id == {1: late, 2: late, 3: late, 4: None, None: late}
+        assert [reply["data"] for reply in answers if "data" in reply] == [pytest.approx(2.0)]
     assert ran == []
 
 
@@ -571,13 +568,9 @@ async def test_streams_run_beside(autojump_clock: object) -> None:
             {"action": "echo", "id": 3},
         )
         answers = await receive_all(client, 30)
-        assert [(reply["id"], reply.get("data")) for reply in answers if reply.get("more") is not False] == [
-            (1, 0),
-            (2, 0),
-            (3, None),
-            (2, 1),
-            (1, 1),
-        ]
+        items = [(reply["id"], reply.get("data")) for reply in answers if reply.get("more") is not False]
+        assert sorted(items[:3]) == [(1, 0), (2, 0), (3, None)]
+        assert items[3:] == [(2, 1), (1, 1)]
 
 
 @pytest.mark.parametrize("how", ["$cancel", "timeout_ms", "close", "drop", "kick"])
@@ -968,7 +961,7 @@ async def test_what_comes_during_a_drain_is_not_kept(autojump_clock: object) -> 
         await client.send_action("wait", id="first")
         await wait_all_tasks_blocked()
         memory.server.begin_shutdown()
-        await wait_all_tasks_blocked()
+        await trio.sleep(1)
         for number in range(50):
             await client.send_action("run", id=number)
         await wait_all_tasks_blocked()

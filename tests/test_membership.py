@@ -9,16 +9,15 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from hall import Gate, Guest, Hall, attempt, hall, of, record, settle
 from trio.testing import MockClock, assert_checkpoints
 
+from hall import Gate, Guest, Hall, attempt, hall, of, record, settle
 from trio_rooms import (
     ActionError,
     BadRoom,
     Config,
     Connection,
     ConnectionGone,
-    Denied,
     InternalError,
     Joined,
     JoinError,
@@ -394,6 +393,31 @@ async def test_authorize(verdict: Any, expected: Any, autojump_clock: MockClock)
         assert guest.conn.closed is None
 
 
+async def test_authorize_that_raises_a_stray_cancelled(autojump_clock: MockClock) -> None:
+    """I1: a Cancelled out of place in authorize fails that join, and the connection stays."""
+
+    async def authorize(conn: Connection, room: str, data: Any) -> bool:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.lowlevel.checkpoint()
+            except trio.Cancelled as exc:
+                kept = exc
+                raise
+        raise kept
+
+    manager = Manager()
+    manager.room("r", authorize=authorize)
+    log = record(manager)
+    async with hall(manager) as served:
+        guest = await served.enter()
+        with pytest.raises(ReplyError) as caught:
+            await guest.client.request("$join", {"room": "r"})
+        assert caught.value.code == "INTERNAL"
+        assert of(log, "error") == [("RuntimeError",)]
+        assert guest.conn.closed is None
+
+
 async def test_without_authorize(autojump_clock: MockClock) -> None:
     """Clients may not join a room by themselves that has no authorize; handlers decide for the program."""
     manager = Manager()
@@ -509,7 +533,7 @@ class Scene:
             await self.stop("turn", conn)
 
     async def subscribing(self, room: str) -> None:
-        if self.victim is not None and self.phase == "subscription" and "r" == room and not self.gate.reached.is_set():
+        if self.victim is not None and self.phase == "subscription" and room == "r" and not self.gate.reached.is_set():
             await self.stop("subscription", None)
 
 
@@ -788,9 +812,7 @@ DEATHS = [cut, close_by_client, close_by_program, violate, crash, fall_silent, o
 
 
 @pytest.mark.parametrize("death", DEATHS, ids=lambda death: death.__name__)
-async def test_leaves_all_its_rooms(
-    death: Callable[[Hall, Guest], Awaitable[None]], autojump_clock: MockClock
-) -> None:
+async def test_leaves_all_its_rooms(death: Callable[[Hall, Guest], Awaitable[None]], autojump_clock: MockClock) -> None:
     """M3: however a member of 128 rooms ends, it leaves each once, in the order of joining, before on_disconnect."""
     manager = Manager()
     log = record(manager)

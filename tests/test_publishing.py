@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import pytest
 import trio
-from hall import Guest, Hall, attempt, hall, record, settle
 from trio.testing import MockClock
 
+from hall import Guest, Hall, attempt, hall, record, settle
 from trio_rooms import (
     BrokerBusy,
     Config,

@@ -131,12 +131,17 @@ class Dispatcher:
         except Malformed as exc:
             return Request(None, exc.ident, exc)
         request = Request(message, message.id)
-        if message.action != "$cancel":  # which is never answered, so it is not in flight
+        if message.action != "$cancel" and not self._is_for_session(message):  # these are never answered
             try:
                 self.in_flight.add(request)
             except DuplicateId as exc:
                 return Request(None, message.id, exc)
         return request
+
+    def _is_for_session(self, message: Message) -> bool:
+        action = message.action or ""
+        no_handler = not action.startswith("$") and self._node.registry.router.find(action) is None
+        return self._to_session is not None and no_handler
 
     async def run(self) -> None:
         """Dispatch until the inbox is closed and empty, and every handler has ended."""
@@ -175,10 +180,7 @@ class Dispatcher:
             await self._run(request, lambda: self._call(request, message, handler))
 
     async def _without_handler(self, request: Request, message: Message) -> None:
-        if message.action is not None and message.action.startswith("$"):
-            await self.tell(request, UnknownAction())
-        elif self._to_session is not None:
-            self.in_flight.discard(request)
+        if self._to_session is not None and self._is_for_session(message):
             await self._to_session.send(message)
         elif message.action is None:
             await self.tell(request, BadMessage("neither action nor type"))

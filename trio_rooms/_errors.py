@@ -233,10 +233,10 @@ class RoomFull(JoinError):
 
 
 class RoomFailed(JoinError):
-    """``on_room_open`` raised, so the room did not open."""
+    """``on_room_open`` raised, so the room did not open; members of a room whose task raised see the code, too."""
 
     _CODE = "ROOM_FAILED"
-    _MESSAGE = "the room could not be opened"
+    _MESSAGE = "the room has failed"
     _TEMPORARY = True
 
 

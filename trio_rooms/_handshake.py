@@ -25,6 +25,7 @@ from typing import Any, final
 import attrs
 import trio
 
+from ._boundary import own_cancellations_only
 from ._config import Config
 from ._errors import Refuse
 from ._identity import Identity
@@ -264,7 +265,7 @@ async def _authenticate(request: HandshakeRequest, policy: HandshakePolicy, dead
     try:
         # The scope stands inside the try: when the deadline strikes a nursery of the user's whose cleanup fails
         # as well, the scope takes the Cancelled out of the group and leaves an ExceptionGroup to report.
-        with trio.move_on_at(deadline) as scope:
+        with trio.move_on_at(deadline) as scope, own_cancellations_only():
             identity = await policy.authenticate(request)
             if identity is not None and not isinstance(identity, Identity):
                 raise TypeError(f"authenticate must return an Identity or None, not {type(identity).__name__}")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 import trio
 
+from ._boundary import own_cancellations_only
 from ._errors import (
     ActionError,
     ConnectionGone,
@@ -138,7 +139,8 @@ class Memberships:
         if options.authorize is None:
             raise Denied
         try:
-            verdict = await options.authorize(self._conn, name, data)
+            with own_cancellations_only():
+                verdict = await options.authorize(self._conn, name, data)
         except ActionError:
             raise
         except Exception as exc:

@@ -53,7 +53,8 @@ class Room:
         return tuple(self._roster.members.values())
 
     def __contains__(self, conn: object) -> bool:
-        return self._roster.members.get(getattr(conn, "id", "")) is conn
+        member = self._roster.members.get(getattr(conn, "id", ""))
+        return member is not None and member is conn
 
     async def publish(
         self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None

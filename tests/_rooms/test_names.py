@@ -32,7 +32,7 @@ BAD = [
     "é" * 128,
     "$join",
     "$",
-    *(f"a{character}b" for character in '*>?[]\\ \0\t\n\r\x1b\x7f\x80\x85\x9f'),
+    *(f"a{character}b" for character in "*>?[]\\ \0\t\n\r\x1b\x7f\x80\x85\x9f"),
     *(f"a{character}b" for character in "\u2028\u2029\u061c\u200e\u200f"),
     *(f"a{chr(code)}b" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))),
     ".",

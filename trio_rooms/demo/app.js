@@ -222,13 +222,14 @@ function element(tag, className = "", ...children) {
 }
 
 const pretty = (title) => title.charAt(0).toUpperCase() + title.slice(1).replace(/[-_]+/g, " ");
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
 const day = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
 
+// One of twelve hues, by FNV-1a: the same name has the same colour everywhere.
 function hue(text) {
-  let hash = 7;
-  for (const char of text) hash = (hash * 31 + char.codePointAt(0)) >>> 0;
-  return (hash * 137.5) % 360; // the golden angle parts names that are alike
+  let hash = 0x811c9dc5;
+  for (const char of text) hash = Math.imul(hash ^ char.codePointAt(0), 0x01000193) >>> 0;
+  return ((hash >>> 8) % 12) * 30;
 }
 
 function face(of) {
