@@ -1,4 +1,4 @@
-"""A workflow engine that tells who watches: one room for each execution, typed events, a runner that belongs to the room.
+"""A workflow engine and who watches it: a room for each execution, typed events, a runner that belongs to the room.
 
 ``python examples/workflow_events.py --port 8080``:
 
@@ -12,7 +12,7 @@ The execution begins when its first watcher comes, and is cancelled when the las
 from __future__ import annotations
 
 import argparse
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import attrs
@@ -32,7 +32,7 @@ class WorkflowEvent:
     workflow_execution_id: str
     node_id: str
     data: dict[str, Any] = attrs.field(factory=dict)
-    timestamp: datetime = attrs.field(factory=lambda: datetime.now(timezone.utc))
+    timestamp: datetime = attrs.field(factory=lambda: datetime.now(UTC))
 
 
 @manager.on("watch")

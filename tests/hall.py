@@ -123,6 +123,15 @@ def attempt(nursery: trio.Nursery, function: Callable[..., Awaitable[Any]], *arg
     return outcome
 
 
+def pause(seconds: Callable[[], float]) -> Callable[..., Awaitable[None]]:
+    """A hook that takes its time and does nothing with it."""
+
+    async def hook(*args: object) -> None:
+        await trio.sleep(seconds())
+
+    return hook
+
+
 async def settle() -> None:
     """Let everything happen that can happen without time passing."""
     await wait_all_tasks_blocked()

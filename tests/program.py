@@ -9,9 +9,11 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import attrs
 import trio
+from trio_websocket import WebSocketConnection, wrap_client_stream
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,3 +83,14 @@ async def run_program(*arguments: str | Path) -> AsyncIterator[Program]:
                     process.kill()
                 with trio.move_on_after(PATIENCE, shield=True):
                     await process.wait()
+
+
+@asynccontextmanager
+async def open_websocket(url: str) -> AsyncIterator[WebSocketConnection]:
+    """A client of trio-websocket; as its ``open_websocket_url``, which leaves the socket open when the server closes."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    async with await trio.open_tcp_stream(parts.hostname, parts.port) as stream, trio.open_nursery() as nursery:
+        async with await wrap_client_stream(nursery, stream, parts.netloc, parts.path) as ws:
+            yield ws

@@ -210,14 +210,14 @@ async def test_the_close_code_decides_whether_the_page_comes_back() -> None:
     async with serve_rooms(manager) as server, open_browser() as browser:
         page = await browser.new_page(f"http://127.0.0.1:{server.port}/")
         await come_in(page, "Ada")
-        for code in (4400, 4600):
+        for connections, code in ((1, 4400), (2, 4600)):
+            await page.wait_for(f"JSON.parse(sessionStorage.mine).length === {connections} && {STATE} === 'open'")
             (conn,) = manager.connections.values()
             conn.close(code, "because")
-            if code == 4600:
-                await page.wait_for(f"{STATE} === 'ended'")
-                await shows(page, "#banner", "because")
-                assert not manager.connections
-                await page.click("#retry")
             await conn.wait_closed()
-            await page.wait_for(f"{STATE} === 'open' && String({MEMBERS}) === 'Ada'")
+        await page.wait_for(f"{STATE} === 'ended'")
+        await shows(page, "#banner", "because")
+        assert not manager.connections
+        await page.click("#retry")
+        await page.wait_for(f"JSON.parse(sessionStorage.mine).length === 3 && {STATE} === 'open'")
         assert page.errors == []

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import trio
-from program import ROOT, Program, run_program
-from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection
+
+from program import ROOT, Program, open_websocket, run_program
 
 EXAMPLES = ROOT / "examples"
 
@@ -41,7 +42,7 @@ async def converse_with_minimal(ws: WebSocketConnection, url: str) -> None:
     """The conversation that the example's docstring shows, and a second member."""
     await say(ws, {"action": "subscribe", "data": {"room_id": "kitchen"}, "id": 1})
     assert await hear(ws) == {"id": 1, "data": {"status": "subscribed", "room": "kitchen"}}
-    async with open_websocket_url(url) as other:
+    async with open_websocket(url) as other:
         await say(other, {"action": "subscribe", "data": {"room_id": "kitchen"}, "id": "x"})
         assert await hear(other) == {"id": "x", "data": {"status": "subscribed", "room": "kitchen"}}
         await say(other, {"action": "say", "data": "hello"})
@@ -79,7 +80,7 @@ async def converse_with_workflow_events(ws: WebSocketConnection, url: str) -> No
         for event, status in (("started", "running"), ("completed", "succeeded"))
     ]
     events = [await hear(ws)]
-    async with open_websocket_url(url) as late:
+    async with open_websocket(url) as late:
         await say(late, {"action": "watch", "data": "exec_123"})
         events += [await hear(ws) for _ in expected[1:]]
     assert [(event["type"], event["node_id"], event["data"]["status"]) for event in events] == expected
@@ -106,12 +107,11 @@ def test_every_example_is_run() -> None:
 @pytest.mark.parametrize("name", CONVERSATIONS)
 async def test_example(name: str, signum: signal.Signals) -> None:
     """D4: an example does what it says, and a signal drains it: 1012, status 0, no traceback."""
-    async with run_example(name) as (program, url):
-        async with open_websocket_url(url) as ws:
-            await CONVERSATIONS[name](ws, url)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(see_the_end, ws)
-                assert await program.stop(signum) == 0
+    async with run_example(name) as (program, url), open_websocket(url) as ws:
+        await CONVERSATIONS[name](ws, url)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(see_the_end, ws)
+            assert await program.stop(signum) == 0
     assert "Traceback" not in program.stderr.decode()
     assert program.stdout.decode() == f"{url}\n"
 
@@ -127,7 +127,7 @@ async def see_the_end(ws: WebSocketConnection) -> None:
 async def test_advanced_logs() -> None:
     """The advanced example's logger has what its hooks and the logger middleware say."""
     async with run_example("advanced.py") as (program, url):
-        async with open_websocket_url(url) as ws:
+        async with open_websocket(url) as ws:
             await CONVERSATIONS["advanced.py"](ws, url)
         assert await program.stop(signal.SIGTERM) == 0
     log = program.stderr.decode()

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from hall import Gate, attempt, hall, of, record, settle
+from hall import Gate, attempt, hall, of, pause, record, settle
 from trio_rooms import (
     ActionError,
     AlreadyServing,
@@ -44,7 +44,7 @@ HOOKS = [
 
 
 async def hang() -> None:
-    await trio.sleep(1e6)
+    await trio.sleep_forever()
 
 
 async def stray() -> None:
@@ -529,7 +529,7 @@ async def test_order_of_leaves(autojump_clock: MockClock) -> None:
     """Leave hooks run in the order in which the rooms were left."""
     manager = Manager()
     log = record(manager)
-    manager.on_leave_room(lambda conn, room, reason: trio.sleep(0.1))
+    manager.on_leave_room(pause(lambda: 0.1))
     async with hall(manager) as served:
         conn = (await served.enter()).conn
         names = [f"r{number}" for number in range(10)]
@@ -664,7 +664,7 @@ async def test_hooks_of_a_live_connection_may_take_their_time(autojump_clock: Mo
     manager = manager_with_timeout()
     log = record(manager)
     for _ in range(3):
-        manager.on_join_room(lambda conn, room: trio.sleep(2.9))
+        manager.on_join_room(pause(lambda: 2.9))
     async with hall(manager) as served:
         await (await served.enter()).conn.join("r")
         assert trio.current_time() == pytest.approx(8.7)

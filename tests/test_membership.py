@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, assert_checkpoints
 
-from hall import Gate, Guest, Hall, attempt, hall, of, record, settle
+from hall import Gate, Guest, Hall, attempt, hall, of, pause, record, settle
 from trio_rooms import (
     ActionError,
     BadRoom,
@@ -311,7 +311,7 @@ async def test_capacity(by: str, phase: str, autojump_clock: MockClock) -> None:
         manager.room("r", capacity=1)
     log = record(manager)
     if phase == "in the hook":
-        manager.on_join_room(lambda conn, room: trio.sleep(1))
+        manager.on_join_room(pause(lambda: 1))
     async with hall(manager) as served, trio.open_nursery() as nursery:
         conns = [(await served.enter()).conn for _ in range(50)]
         outcomes = [attempt(nursery, conn.join, "r") for conn in conns]
@@ -1239,9 +1239,9 @@ async def test_random_joins_and_leaves(seed: int, autojump_clock: MockClock) -> 
     manager.room("small*", capacity=2)
     log = record(manager)
     if rng.random() < 0.5:
-        manager.on_room_open(lambda room: trio.sleep(rng.choice([0, 0.1])))
+        manager.on_room_open(pause(lambda: rng.choice([0, 0.1])))
     if rng.random() < 0.5:
-        manager.on_leave_room(lambda conn, room, reason: trio.sleep(rng.choice([0, 0.05])))
+        manager.on_leave_room(pause(lambda: rng.choice([0, 0.05])))
 
     @manager.on_join_room
     async def sometimes(conn: Connection, room: Room) -> None:

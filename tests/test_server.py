@@ -26,7 +26,7 @@ from trio_rooms import (
     serve_rooms,
 )
 from trio_rooms.brokers import Deliver, MemoryBroker
-from trio_rooms.testing import Closed, TestClient, handshake_bytes, open_client, serve_in_memory
+from trio_rooms.testing import Closed, HandshakeRefused, TestClient, handshake_bytes, open_client, serve_in_memory
 
 CONFIG = Config(shutdown_timeout=10, close_timeout=2, hook_timeout=3, limits=Limits(outbox_messages=8))
 
@@ -101,7 +101,7 @@ class Busy:
 
         @manager.on("flood")
         async def flood(conn: Connection) -> None:
-            for _ in range(100):
+            for _ in range(20):
                 await conn.send("x")
 
         @manager.on("close")
@@ -132,7 +132,7 @@ async def be_client(stream: trio.abc.Stream, state: str) -> None:
         if (action := STATES[state]) is not None:
             await client.send_action(action, id=1)
         await trio.sleep_forever()
-    except (Closed, trio.BrokenResourceError):
+    except (Closed, HandshakeRefused, trio.BrokenResourceError):
         await trio.lowlevel.checkpoint()
 
 
@@ -191,7 +191,7 @@ async def cancel_at(step: int, *, shut_down_at: int | None = None) -> tuple[Serv
 
 
 #: How many checkpoints it takes until all clients are where they stay, generously.
-SETTLED = 250
+SETTLED = 80
 
 
 @pytest.mark.parametrize("shut_down_at", [None, 0, SETTLED])
@@ -574,6 +574,7 @@ async def test_nothing_gets_in_after_the_end(autojump_clock: MockClock) -> None:
             await client.expect_close(1012)
             await client.aclose()
             await ending.wait()
+            await trio.testing.wait_all_tasks_blocked()
             late, _ = trio.testing.memory_stream_pair()
             with pytest.raises(NotServing):
                 await manager.handle_connection(late)

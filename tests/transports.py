@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import attrs
@@ -44,8 +44,8 @@ class Pair:
     peer: trio.abc.HalfCloseableStream
     faults: FaultyStream
     """The transport's end of the stream."""
-    answers_violations: bool
-    """Whether a violation of the protocol is answered with a close frame."""
+    guarded: bool
+    """Whether the close frames that are due leave under all circumstances; else what trio-websocket does counts."""
 
     async def send(self, *frames: bytes) -> None:
         """Send frames as the peer, in one segment."""
@@ -96,7 +96,7 @@ async def trio_websocket_over_stream(settings: Settings) -> AsyncGenerator[Pair]
         read_buffer_size=settings.read_buffer_size,
         before_read=settings.before_read,
     ) as offer:
-        yield Pair(await _accepted(offer, peer), peer, faults, answers_violations=True)
+        yield Pair(await _accepted(offer, peer), peer, faults, guarded=True)
 
 
 @asynccontextmanager
@@ -113,7 +113,7 @@ async def callers_trio_websocket(settings: Settings) -> AsyncGenerator[Pair]:
             max_message_bytes=settings.max_message_bytes,
             before_read=settings.before_read,
         ) as offer:
-            yield Pair(await _accepted(offer, peer), peer, faults, answers_violations=False)
+            yield Pair(await _accepted(offer, peer), peer, faults, guarded=False)
         nursery.cancel_scope.cancel()
 
 
@@ -121,5 +121,3 @@ FACTORIES: dict[str, Factory] = {
     "trio-websocket": trio_websocket_over_stream,
     "trio-websocket of the caller": callers_trio_websocket,
 }
-
-Wait = Callable[[], Awaitable[None]]

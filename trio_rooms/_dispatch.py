@@ -261,7 +261,7 @@ class Dispatcher:
         except ActionError:
             raise
         except Exception as exc:
-            await self._report(exc, "on_message")
+            await self._report(exc, "on_message")  # noqa: ASYNC120 - which logs it first
             raise AlreadyReported from exc
 
     async def _reply(self, request: Request, result: Any) -> None:

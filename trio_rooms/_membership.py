@@ -144,7 +144,7 @@ class Memberships:
         except ActionError:
             raise
         except Exception as exc:
-            await self._node.errors.report(self._conn, exc, f"authorize of {name!r}")
+            await self._node.errors.report(self._conn, exc, f"authorize of {name!r}")  # noqa: ASYNC120 - logs it first
             raise AlreadyReported from exc
         if isinstance(verdict, Mapping):
             return verdict
@@ -175,7 +175,7 @@ class Memberships:
         except (ActionError, ConnectionGone):
             raise
         except Exception as exc:
-            await self._node.errors.report(self._conn, exc, what)
+            await self._node.errors.report(self._conn, exc, what)  # noqa: ASYNC120 - which logs it first
             raise AlreadyReported from exc
         place.check()
 

@@ -64,8 +64,11 @@ class RoomTask:
                 await self._after._done.wait()
             if not self._room.closed and await self._open():
                 self._opened.set()
-                await self._live()
-                await self._call_close_hooks()
+                try:
+                    await self._live()
+                finally:
+                    # With no time left a hook is still called, and cut off at its first checkpoint.
+                    await self._call_close_hooks()  # noqa: ASYNC102 - they are shielded
         finally:
             # Also when it was cancelled: nobody may find the room, or wait for it, any more.
             self._room.close()

@@ -194,10 +194,10 @@ async def _run_host(line: Line | None, *, task_status: trio.TaskStatus[_Host]) -
                 await trio.sleep_forever()
         except* wsproto.utilities.LocalProtocolError:
             # Its reader answers a ping that comes after our close frame, which wsproto refuses.
-            if line is not None:
-                await line.aclose()
-            if host is not None:
-                host.hearing.cancel(reason="a ping has crossed the close frame")
+            assert line is not None  # or the reader is the caller's, too
+            await line.aclose()
+            assert host is not None
+            host.hearing.cancel(reason="a ping has crossed the close frame")
 
 
 class Offer:
