@@ -87,10 +87,13 @@ async def run_program(*arguments: str | Path) -> AsyncIterator[Program]:
 
 @asynccontextmanager
 async def open_websocket(url: str) -> AsyncIterator[WebSocketConnection]:
-    """A client of trio-websocket; as its ``open_websocket_url``, which leaves the socket open when the server closes."""
+    """As trio-websocket's ``open_websocket_url``, which leaves its socket open where the server is the one to close."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
-    async with await trio.open_tcp_stream(parts.hostname, parts.port) as stream, trio.open_nursery() as nursery:
-        async with await wrap_client_stream(nursery, stream, parts.netloc, parts.path) as ws:
-            yield ws
+    async with (
+        await trio.open_tcp_stream(parts.hostname, parts.port) as stream,
+        trio.open_nursery() as nursery,
+        await wrap_client_stream(nursery, stream, parts.netloc, parts.path) as ws,
+    ):
+        yield ws

@@ -9,9 +9,9 @@ from trio.testing import MockClock
 
 from trio_rooms import ActionError, Close, Config, Connection, Identity, Limits, Manager, Statistics
 from trio_rooms._counters import Counters, frozen
+from trio_rooms._formats import PLAIN
 from trio_rooms._rooms.publication import Publication
 from trio_rooms._wire.outbox import Outbox
-from trio_rooms._formats import PLAIN
 from trio_rooms.testing import FaultyStream, HandshakeRefused, TestClient, serve_in_memory
 
 

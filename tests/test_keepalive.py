@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-import attrs
 import pytest
 import trio
 import trio.testing

@@ -948,6 +948,31 @@ async def test_leaving_in_the_join_hook(autojump_clock: MockClock) -> None:
         assert manager.rooms() == []
 
 
+@pytest.mark.parametrize("asynchronous", [True, False], ids=["async", "def"])
+async def test_closing_the_connection_in_the_join_hook(asynchronous: bool, autojump_clock: MockClock) -> None:
+    """I4: a hook that closes the connection whose join waits for it makes the join fail, and nothing hangs."""
+    manager = Manager()
+    log = record(manager)
+
+    def close(conn: Connection, room: Room) -> None:
+        conn.close(4000)
+
+    async def close_and_wait(conn: Connection, room: Room) -> None:
+        conn.close(4000)
+        await trio.sleep_forever()
+
+    manager.on_join_room(close_and_wait if asynchronous else close)
+    async with hall(manager) as served:
+        guest = await served.enter()
+        with pytest.raises(ConnectionGone):
+            await guest.conn.join("r")
+        await guest.client.expect_close(4000)
+        await guest.client.aclose()
+        await guest.conn.wait_closed()
+        assert [entry[0] for entry in log] == ["connect", "join", "leave", "disconnect"]
+        assert trio.current_time() == 0
+
+
 async def test_closing_the_room_in_the_join_hook(autojump_clock: MockClock) -> None:
     """I4: a hook may close the room, or kick everybody, without entering any index that is being walked."""
     manager = Manager()

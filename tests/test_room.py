@@ -156,6 +156,29 @@ async def test_the_shortest_visit_begins_linger_anew(autojump_clock: MockClock) 
         assert manager.rooms() == []
 
 
+async def test_closed_at_the_end_of_linger(autojump_clock: MockClock) -> None:
+    """A room that is closed in the moment in which its linger time is over ends once."""
+    manager = Manager()
+    manager.room("r*", linger=10.0)
+    log = lifetimes(manager)
+    async with hall(manager) as served:
+        conn = (await served.enter()).conn
+        rooms = [(await conn.join(f"r{number}")).room for number in range(30)]
+        for room in rooms:
+            conn.leave(room.name)
+        async with trio.open_nursery() as nursery:
+            for room in rooms:
+                nursery.start_soon(close_at, room, 10.0)
+        await settle()
+        assert manager.rooms() == []
+        assert len(log) == 60
+
+
+async def close_at(room: Room, time: float) -> None:
+    await trio.sleep_until(time)
+    room.close()
+
+
 async def test_linger_ends_with_the_server(autojump_clock: MockClock) -> None:
     """A room that waits for somebody to come back does not hold the server."""
     manager = Manager()

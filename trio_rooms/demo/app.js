@@ -81,10 +81,12 @@ async function join(room) {
     const early = room.early;
     room.early = null;
     for (const event of early) if (event.n > data.n) hear(room, event);
+    for (const item of room.log.filter((item) => item.held)) say(room, item);
   } catch (error) {
     room.early = null;
     if (error.code === "NOT_CONFIRMED" || error.code === "NOT_CONNECTED") return;
     room.wanted = false;
+    for (const item of room.log.filter((item) => item.held)) Object.assign(item, { held: false, failed: error.message });
     add(room, { kind: "notice", at: Date.now(), text: error.message });
   }
   keepRooms();
@@ -103,6 +105,8 @@ async function leave(room) {
 
 async function say(room, item) {
   item.failed = null;
+  item.held = room.wanted && !room.joined; // connected, but not yet in the room again: join() sends it
+  if (item.held) return;
   try {
     if (!room.joined) throw new Error("You are not in this room now.");
     await client.request("chat.say", { room: room.title, text: item.text });
@@ -169,7 +173,7 @@ function hear(room, event, old = false) {
       room.log = room.log.filter((item) => item.kind !== "new");
       add(room, { kind: "new" });
     }
-    const sent = mine.has(event.member.id) ? room.log.findIndex((item) => item.text === event.text && item.failed === null) : -1;
+    const sent = mine.has(event.member.id) ? room.log.findIndex((item) => item.text === event.text && item.failed === null && !item.held) : -1;
     if (sent >= 0) room.log.splice(sent, 1);
     add(room, event);
     if (sent >= 0) redraw(room);
