@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+import contextlib
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import attrs
@@ -10,8 +12,10 @@ import trio
 import trio.testing
 import trio_websocket
 
-from trio_rooms._wire.over_trio_websocket import CallersRequest, Offer, over_request, over_stream
-from trio_rooms._wire.transport import Transport
+from trio_rooms._wire import native
+from trio_rooms._wire.over_trio_websocket import CallersRequest, over_request, over_stream
+from trio_rooms._wire.frames import Frame
+from trio_rooms._wire.transport import Close, Offer, Transport, TransportClosed
 from trio_rooms.testing import FaultyStream, ServerFrame, client_frame, handshake_bytes, parse_server_frames
 from trio_rooms.testing._raw import SAMPLE_KEY
 
@@ -21,6 +25,8 @@ class Settings:
     """What a connection asks of a transport. The gate stands open unless it is closed."""
 
     max_message_bytes: int = 1000
+    max_fragments: int = 64
+    message_timeout: float = 30.0
     read_buffer_size: int = 4096
     gate: trio.Event = attrs.field(factory=trio.Event)
 
@@ -44,6 +50,8 @@ class Pair:
     peer: trio.abc.HalfCloseableStream
     faults: FaultyStream
     """The transport's end of the stream."""
+    patient: bool
+    """Whether its close waits for the peer's close frame in any case, as long as the caller lets it."""
     guarded: bool
     """Whether the close frames that are due leave under all circumstances; else what trio-websocket does counts."""
 
@@ -96,7 +104,7 @@ async def trio_websocket_over_stream(settings: Settings) -> AsyncGenerator[Pair]
         read_buffer_size=settings.read_buffer_size,
         before_read=settings.before_read,
     ) as offer:
-        yield Pair(await _accepted(offer, peer), peer, faults, guarded=True)
+        yield Pair(await _accepted(offer, peer), peer, faults, patient=False, guarded=True)
 
 
 @asynccontextmanager
@@ -113,11 +121,114 @@ async def callers_trio_websocket(settings: Settings) -> AsyncGenerator[Pair]:
             max_message_bytes=settings.max_message_bytes,
             before_read=settings.before_read,
         ) as offer:
-            yield Pair(await _accepted(offer, peer), peer, faults, guarded=False)
+            yield Pair(await _accepted(offer, peer), peer, faults, patient=False, guarded=False)
         nursery.cancel_scope.cancel()
 
 
+@asynccontextmanager
+async def native_over_stream(settings: Settings) -> AsyncGenerator[Pair]:
+    """The library's own, with somebody who writes what is due as a connection's writer does."""
+    near, peer = trio.testing.memory_stream_pair()
+    faults = FaultyStream(near)
+    async with trio.open_nursery() as nursery:
+        async with native.over_stream(
+            faults,
+            key=SAMPLE_KEY,
+            subprotocol=None,
+            trailing=b"",
+            max_message_bytes=settings.max_message_bytes,
+            max_fragments=settings.max_fragments,
+            message_timeout=settings.message_timeout,
+            read_buffer_size=settings.read_buffer_size,
+            before_read=settings.before_read,
+        ) as offer:
+            driven = Driven(await _accepted(offer, peer), nursery)
+            yield Pair(driven, peer, faults, patient=True, guarded=True)
+        nursery.cancel_scope.cancel()
+
+
+class Driven:
+    """A native transport with the two tasks that a connection has: one receives, one writes, in turns with the test.
+
+    trio-websocket brings them along; the suite asks the same of both.
+    """
+
+    def __init__(self, inner: Transport, nursery: trio.Nursery) -> None:
+        self._inner = inner
+        self._turn = trio.Lock()
+        self._due = trio.Event()
+        self._messages, self._received = trio.open_memory_channel[str | bytes](math.inf)
+        self._end: Close | None = None
+        self.on_control: Callable[[], None] = lambda: None
+        inner.on_control = self._wake
+        nursery.start_soon(self._receive_all)
+        nursery.start_soon(self._write_control)
+
+    @property
+    def control_due(self) -> bool:
+        return False
+
+    @property
+    def last_heard(self) -> float:
+        return self._inner.last_heard
+
+    @property
+    def paused(self) -> bool:
+        return self._inner.paused
+
+    @property
+    def rtt(self) -> float | None:
+        return self._inner.rtt
+
+    async def receive(self) -> str | bytes:
+        try:
+            return await self._received.receive()
+        except trio.EndOfChannel:
+            assert self._end is not None
+            raise TransportClosed(self._end) from None
+
+    async def send(self, frames: Sequence[Frame]) -> int:
+        async with self._turn:
+            return await self._inner.send(frames)
+
+    async def send_control(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def ping(self) -> None:
+        async with self._turn:
+            await self._inner.ping()
+
+    async def close(self, code: int, reason: str) -> None:
+        self._receiving.cancel()
+        async with self._turn:
+            await self._inner.close(code, reason)
+
+    async def abort(self) -> None:
+        await self._inner.abort()
+
+    def _wake(self) -> None:
+        self._due.set()
+
+    async def _receive_all(self) -> None:
+        with self._messages, trio.CancelScope() as self._receiving:
+            try:
+                while True:
+                    self._messages.send_nowait(await self._inner.receive())
+            except TransportClosed as exc:
+                self._end = exc.close
+
+    async def _write_control(self) -> None:
+        with contextlib.suppress(TransportClosed):
+            while True:
+                async with self._turn:
+                    while self._inner.control_due:
+                        await self._inner.send_control()
+                self._due = trio.Event()
+                await self._due.wait()
+
+
 FACTORIES: dict[str, Factory] = {
+    "native": native_over_stream,
     "trio-websocket": trio_websocket_over_stream,
     "trio-websocket of the caller": callers_trio_websocket,
 }

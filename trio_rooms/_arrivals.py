@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import attrs
 import trio
@@ -18,20 +19,25 @@ from ._admission import Admission, Ticket
 from ._connection import Connection
 from ._drain import Drain
 from ._errors import NotServing
-from ._handshake import HandshakePolicy, full, judge, shake_hands, turn_away
+from ._handshake import HandshakePolicy, Upgrade, full, judge, shake_hands, turn_away
 from ._lifecycle import live
 from ._node import Node
-from ._wire.over_trio_websocket import CallersRequest, Offer, over_request, over_stream
-from ._wire.transport import TransportClosed
+from ._wire import native, over_trio_websocket
+from ._wire.over_trio_websocket import CallersRequest, over_request
+from ._wire.transport import Offer, TransportClosed
+
+#: Which transport carries the connections of a server.
+TransportName = Literal["trio-websocket", "native"]
 
 
 class Arrivals:
     """The door of one server, and the scopes of everything that has come through it."""
 
-    def __init__(self, node: Node, drain: Drain, policy: HandshakePolicy) -> None:
+    def __init__(self, node: Node, drain: Drain, policy: HandshakePolicy, transport: TransportName) -> None:
         self._node = node
         self._drain = drain
         self._policy = policy
+        self._transport = transport
         limits = node.config.limits
         self._admission = Admission(
             max_connections=limits.max_connections, max_pending_handshakes=limits.max_pending_handshakes
@@ -108,19 +114,25 @@ class Arrivals:
         if upgrade is None:
             return
         conn = Connection(self._node, upgrade.request, upgrade.identity, upgrade.subprotocol)
+        await self._live(conn, self._open(stream, upgrade, conn), deadline)
+
+    def _open(self, stream: trio.abc.Stream, upgrade: Upgrade, conn: Connection) -> AbstractAsyncContextManager[Offer]:
         config = self._node.config
-        await self._live(
-            conn,
-            over_stream(
-                stream,
-                key=upgrade.key,
-                subprotocol=upgrade.subprotocol,
-                trailing=upgrade.trailing,
-                max_message_bytes=config.limits.max_message_bytes,
-                read_buffer_size=config.read_buffer_size,
-                before_read=conn._dispatcher.inbox.wait_for_room,
-            ),
-            deadline,
+        over_stream: Callable[..., AbstractAsyncContextManager[Offer]] = over_trio_websocket.over_stream
+        if self._transport == "native":
+            over_stream = partial(
+                native.over_stream,
+                max_fragments=config.limits.max_fragments,
+                message_timeout=config.limits.message_timeout,
+            )
+        return over_stream(
+            stream,
+            key=upgrade.key,
+            subprotocol=upgrade.subprotocol,
+            trailing=upgrade.trailing,
+            max_message_bytes=config.limits.max_message_bytes,
+            read_buffer_size=config.read_buffer_size,
+            before_read=conn._dispatcher.inbox.wait_for_room,
         )
 
     async def _handle_request(self, request: CallersRequest, ticket: Ticket) -> None:

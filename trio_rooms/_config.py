@@ -85,6 +85,13 @@ class Limits:
     """Bytes of one message from a client, after UTF-8. Beyond it: close 1009. It is a CPU limit too:
     64 KiB of JSON take about 3 ms to decode."""
 
+    max_fragments: int = attrs.field(default=64, validator=_count)
+    """Fragments of one message. Beyond it: close 1009. Not enforced by the transport "trio-websocket"."""
+
+    message_timeout: float = attrs.field(default=30.0, validator=_positive)
+    """Seconds from a message's first byte to its last, while we read. Beyond it: close 1008. Not enforced by the
+    transport "trio-websocket"."""
+
     inbox_messages: int = attrs.field(default=16, validator=_count)
     """Decoded messages that wait for their turn. At the bound nothing more is read from the socket, and
     TCP slows the peer. What one read brought is always taken whole."""

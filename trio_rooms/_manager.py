@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from ._arrivals import TransportName
 from ._config import Config
 from ._connection import Connection
 from ._context import current_connection, current_room
@@ -72,6 +73,7 @@ class Manager(Registrar):
         path: str | None = "/ws",
         listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         allowed_origins: AllowedOrigins = "same",
+        transport: TransportName = "native",
         task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until shut down: ``server = await nursery.start(manager.serve)``.
@@ -101,6 +103,7 @@ class Manager(Registrar):
                 path=path,
                 listeners=listeners,
                 allowed_origins=allowed_origins,
+                transport=transport,
                 on_server=self._set_server,
                 task_status=task_status,
             )
@@ -296,6 +299,7 @@ async def serve_rooms(
     path: str | None = "/ws",
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     allowed_origins: AllowedOrigins = "same",
+    transport: TransportName = "native",
 ) -> AsyncIterator[Server]:
     """``async with serve_rooms(manager, port=8080) as server:`` serves for the length of the block.
 
@@ -314,6 +318,7 @@ async def serve_rooms(
                 path=path,
                 listeners=listeners,
                 allowed_origins=allowed_origins,
+                transport=transport,
             )
         )
         yield server

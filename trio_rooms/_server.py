@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from ._accept import accept_forever, describe, open_listeners
-from ._arrivals import Arrivals
+from ._arrivals import Arrivals, TransportName
 from ._counters import Statistics, frozen
 from ._drain import Drain
 from ._formats import SUBPROTOCOLS
@@ -138,6 +138,7 @@ async def serve(
     path: str | None,
     listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None,
     allowed_origins: AllowedOrigins,
+    transport: TransportName,
     on_server: Callable[[Server], None],
     task_status: trio.TaskStatus[Server],
 ) -> None:
@@ -150,7 +151,7 @@ async def serve(
     def make_server(tasks: trio.Nursery) -> Server:
         node = make_node(tasks)
         drain = Drain(node)
-        arrivals = Arrivals(node, drain, _policy(node, path, allowed_origins))
+        arrivals = Arrivals(node, drain, _policy(node, path, allowed_origins), transport)
         return Server(node, arrivals, drain, addresses=describe(opened), path=path)
 
     connections_over = trio.Event()

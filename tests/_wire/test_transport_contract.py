@@ -361,13 +361,16 @@ async def test_what_comes_behind_our_close_frame(autojump_clock: MockClock, pair
 
 
 async def test_a_ping_across_and_a_slow_answer(autojump_clock: MockClock, pair: Pair) -> None:
-    """A peer whose ping crosses our close frame and who then takes its time is not waited for long."""
+    """A peer whose ping crosses our close frame, and who then takes its time, is not left waiting for the end."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pair.transport.close, 1000, "")
         assert (await pair.next_frame()).opcode == Opcode.CLOSE
         await pair.send(*ping_for(pair) or [BYE])
+        if pair.patient:
+            await trio.sleep(4)
+            await pair.send(BYE)
         assert await pair.sees() == b""
-    assert trio.current_time() <= 1
+    assert trio.current_time() <= 1 or pair.patient
 
 
 async def test_abort(autojump_clock: MockClock, pair: Pair) -> None:
@@ -460,5 +463,7 @@ async def test_frames_never_interleave(autojump_clock: MockClock, pair: Pair) ->
     await pair.transport.abort()
     frames = parse_server_frames(await pair.sees())
     assert [frame.payload for frame in frames if frame.opcode == Opcode.TEXT] == [b"%d" % n * 10 for n in range(10)]
-    assert [frame.payload for frame in frames if frame.opcode == Opcode.PONG] == [b"%d" % n for n in range(10)]
+    pongs = [frame.payload for frame in frames if frame.opcode == Opcode.PONG]
+    assert pongs == sorted(pongs)
+    assert pongs[-1] == b"9"  # the latest must be answered, earlier ones may be passed over (RFC 6455 section 5.5.3)
     assert sum(frame.opcode == Opcode.PING for frame in frames) == 1

@@ -10,6 +10,8 @@ import attrs
 _FIN_TEXT = 0x81
 _FIN_BINARY = 0x82
 _FIN_CLOSE = 0x88
+_FIN_PING = 0x89
+_FIN_PONG = 0x8A
 
 #: What holding one frame in a queue costs beyond its bytes; charged to the outbox for each frame, because
 #: a mebibyte of tiny frames otherwise costs several.
@@ -51,8 +53,18 @@ def make_frame(payload: bytes, *, text: bool) -> Frame:
 
 def close_frame(code: int, reason: str = "") -> bytes:
     """The bytes of a close frame; the reason is cut to the 123 bytes that RFC 6455 section 5.5 leaves for it."""
-    payload = struct.pack("!H", code) + fit_reason(reason).encode()
+    payload = b"" if code == 1005 else struct.pack("!H", code) + fit_reason(reason).encode()
     return _header(_FIN_CLOSE, len(payload)) + payload
+
+
+def ping_frame(payload: bytes) -> bytes:
+    """The bytes of a ping."""
+    return _header(_FIN_PING, len(payload)) + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The bytes of a pong."""
+    return _header(_FIN_PONG, len(payload)) + payload
 
 
 def fit_reason(reason: str) -> str:

@@ -61,6 +61,16 @@ class TrioWebSocketTransport:
         self._heard = trio.current_time()
         self._waiting_for_room = False
         self.rtt: float | None = None
+        self.on_control: Callable[[], None] = _nothing
+
+    @property
+    def control_due(self) -> bool:
+        """Never: trio-websocket's own reader answers pings and close frames."""
+        return False
+
+    async def send_control(self) -> None:
+        """Nothing is ever due."""
+        await trio.lowlevel.checkpoint()
 
     @property
     def last_heard(self) -> float:
@@ -148,6 +158,10 @@ class TrioWebSocketTransport:
         # A violation that it found, and its own 1009, look exactly like a close frame of the peer's.
         by_peer = _state(self._ws) in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED)
         return Close(int(reason.code), reason.reason or "", "peer" if by_peer else "server")
+
+
+def _nothing() -> None:
+    """What ``on_control`` is until somebody sets it."""
 
 
 class _mapped:  # noqa: N801 - used like a function

@@ -1,13 +1,15 @@
 """The one owner of a connection's way out: data, pings, the close, and their order.
 
 Theory of operation. One task, the writer, runs :meth:`Sink.run` and is the only one that writes. Between
-two batches it looks what is due: a ping first, then data. Pongs and the answer to the peer's close are the
-transport's. The close goes out in two ways: politely, behind the data (``finish``, then ``run`` returns
-when the queue is empty, and the connection closes the transport), or ahead of it (``discard``, which
-counts what is thrown away). A write that times out has torn a frame perhaps, so it ends the connection.
+two batches it looks what is due: what the receiving side of the transport owes the peer (a pong, the answer to a
+close frame), a ping, then data. The close goes out in two ways: politely, behind the data (``finish``, then
+``run`` returns when the queue is empty, and the connection closes the transport), or ahead of it (``discard``,
+which counts what is thrown away). A write that times out has torn a frame perhaps, so it ends the connection.
 """
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -40,8 +42,11 @@ class Sink:
         Raises :exc:`TransportClosed` and :exc:`WriteTimedOut`; then, and when cancelled in a write, the
         transport is good for nothing but ``abort``.
         """
+        transport.on_control = self._wake
         while True:  # noqa: ASYNC913 - the writer waits whenever there is nothing to write
-            if self._ping_due:
+            if transport.control_due:
+                await self._in_time(transport.send_control)
+            elif self._ping_due:
                 await self._write_ping(transport)
             elif batch := self.outbox.take(self._write_buffer_size):
                 await self._write(transport, batch)
@@ -84,11 +89,14 @@ class Sink:
 
     async def _write_ping(self, transport: Transport) -> None:
         self._ping_due = False
+        await self._in_time(transport.ping)
+        self._pinged.unpark_all()
+
+    async def _in_time(self, write: Callable[[], Awaitable[None]]) -> None:
         with trio.move_on_after(self._write_timeout) as scope:
-            await transport.ping()
+            await write()
         if scope.cancelled_caught:
             raise WriteTimedOut
-        self._pinged.unpark_all()
 
     def _wake(self) -> None:
         if self._writer is not None:

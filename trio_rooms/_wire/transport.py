@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import attrs
@@ -44,6 +44,13 @@ class Transport(Protocol):
     only call that makes sense afterwards is :meth:`abort`, and a transport writes nothing more by itself.
     """
 
+    on_control: Callable[[], None]
+    """Called when ``control_due`` has become true; set by whoever writes."""
+
+    @property
+    def control_due(self) -> bool:
+        """Whether the receiving side owes the peer a control frame that ``send_control`` would write."""
+
     @property
     def last_heard(self) -> float:
         """``trio.current_time()`` of the last sign of life: any bytes, not only pongs."""
@@ -66,6 +73,9 @@ class Transport(Protocol):
         write, a long batch on a busy server takes long without anybody being slow. Raises :exc:`TransportClosed`.
         """
 
+    async def send_control(self) -> None:
+        """Write a control frame that is due. Raises :exc:`TransportClosed`."""
+
     async def ping(self) -> None:
         """Write a ping, without waiting for the pong. Raises :exc:`TransportClosed`."""
 
@@ -77,3 +87,10 @@ class Transport(Protocol):
 
     async def abort(self) -> None:
         """Close the stream at once, without a close frame. Idempotent."""
+
+
+class Offer(Protocol):
+    """An upgrade that was judged valid and may be accepted."""
+
+    async def accept(self) -> Transport:
+        """Send the 101. Raises :exc:`TransportClosed` if the peer has gone before it was out."""

@@ -1,0 +1,277 @@
+"""The transport of our own: frames straight to and from the stream, with no task and no lock of its own.
+
+Theory of operation. One task receives, one writes; what the receiving side owes the peer (the latest pong, the
+answer to its close frame) is noted, and the writer is woken to send it between two batches. Pings that come faster
+than they can be answered share one pong, which RFC 6455 section 5.5.3 allows, so a flood of them fills nothing.
+
+The protocol ends in :meth:`NativeTransport.close`, whatever the cause: the close frame that is due goes out once,
+the peer's is waited for if it has not come, what is unread is drained for a bounded time, the stream is closed. After
+a write that was torn, cancelled or failed, nothing is written any more.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from .ending import GONE, close_now, see_off
+from .frames import Frame, close_frame, ping_frame, pong_frame
+from .reader import Event, FrameReader, Ping, Pong
+from .transport import Close, TransportClosed
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+
+# One read may bring thousands of messages; others get their turn after this many.
+_MESSAGES_PER_TURN = 32
+
+# For how many seconds a finished stream is read to let the last bytes arrive.
+_SEE_OFF_TIME = 1.0
+
+_LOST = Close(1006, "", "network")
+
+
+class NativeTransport:
+    """A :class:`~trio_rooms._wire.transport.Transport` over a stream whose upgrade is done."""
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        trailing: bytes,
+        max_message_bytes: int,
+        max_fragments: int,
+        message_timeout: float,
+        read_buffer_size: int,
+        before_read: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._stream = stream
+        self._reader = FrameReader(max_message_bytes=max_message_bytes, max_fragments=max_fragments)
+        self._events: deque[Event] = deque(self._reader.feed(trailing))
+        self._message_timeout = message_timeout
+        self._message_deadline = math.inf
+        self._read_buffer_size = read_buffer_size
+        self._before_read = before_read
+        self._taken = 0
+        self._torn = False
+        self._close_sent = False
+        self._closed: Close | None = None
+        self._pong_due: bytes | None = None
+        self._pings = 0
+        self._ping_sent = math.inf
+        self.on_control: Callable[[], None] = _nothing
+        self.last_heard: float = trio.current_time()
+        self.paused: bool = False
+        self.rtt: float | None = None
+
+    async def receive(self) -> str | bytes:
+        """The next message; handles the control frames in front of it."""
+        while True:
+            while self._events:
+                event = self._events.popleft()
+                if isinstance(event, (str, bytes)):
+                    await self._take_turns()
+                    return event
+                self._control(event)
+            await self._read_more()
+
+    async def _take_turns(self) -> None:
+        self._taken += 1
+        if self._taken % _MESSAGES_PER_TURN == 0:
+            await trio.lowlevel.checkpoint()
+
+    def _control(self, event: Ping | Pong | Close) -> None:
+        if isinstance(event, Ping):
+            self._pong_due = event.payload
+            self.on_control()
+        elif isinstance(event, Pong):
+            if event.payload == self._ping_payload():
+                self.rtt = trio.current_time() - self._ping_sent
+        else:
+            self._closed = event
+            self.on_control()
+            raise TransportClosed(event)
+
+    async def _read_more(self) -> None:
+        if self._closed is not None:
+            raise TransportClosed(self._closed)
+        await self._wait_for_room()
+        data: bytes | bytearray | None = None
+        try:
+            with trio.move_on_at(self._message_deadline):
+                data = await self._stream.receive_some(self._read_buffer_size)
+        except GONE:
+            data = b""
+        if data is None:
+            self._events.append(Close(1008, "a message took too long"))
+            return
+        if not data:
+            self._events.append(_LOST)
+            return
+        self.last_heard = trio.current_time()
+        self._events.extend(self._reader.feed(data))
+        if not self._reader.in_message:
+            self._message_deadline = math.inf
+        elif self._message_deadline == math.inf:
+            self._message_deadline = self.last_heard + self._message_timeout
+
+    async def _wait_for_room(self) -> None:
+        paused_at = trio.current_time()
+        self.paused = True
+        await self._before_read()
+        self.paused = False
+        waited = trio.current_time() - paused_at
+        if waited:
+            # The time in which we did not read is not the peer's: its silence begins when we begin to listen.
+            self._message_deadline += waited
+            self.last_heard = trio.current_time()
+
+    @property
+    def control_due(self) -> bool:
+        """Whether a pong or the answer to a close frame is to be written."""
+        return self._pong_due is not None or self._answer_due
+
+    @property
+    def _answer_due(self) -> bool:
+        return self._closed is not None and self._closed.by == "peer" and not self._close_sent and not self._torn
+
+    async def send_control(self) -> None:
+        """Write what is due of the receiving side."""
+        if self._pong_due is not None:
+            payload, self._pong_due = self._pong_due, None
+            await self._write(pong_frame(payload))
+        elif self._answer_due:
+            assert self._closed is not None
+            await self._send_close(self._closed.code, "")
+            await self._bow_out()  # here, because the handlers of what it sent before may take their time
+
+    async def send(self, frames: Sequence[Frame]) -> int:
+        """All frames in one write."""
+        await self._write(frames[0].data if len(frames) == 1 else b"".join([frame.data for frame in frames]))
+        return len(frames)
+
+    async def ping(self) -> None:
+        """Write a ping with a payload of its own, so that late pongs are not taken for its answer."""
+        self._pings += 1
+        await self._write(ping_frame(self._ping_payload()))
+        self._ping_sent = trio.current_time()
+
+    def _ping_payload(self) -> bytes:
+        return self._pings.to_bytes(4)
+
+    async def close(self, code: int, reason: str) -> None:
+        """The protocol's end; see the module's theory."""
+        try:
+            await self._send_close(code, reason)
+            while self._closed is None:
+                await self._skip()
+            await self._bow_out()
+        except (*GONE, TransportClosed):
+            pass  # nobody is there to be polite to
+        finally:
+            await self.abort()
+
+    async def _bow_out(self) -> None:
+        """The end of the stream, when the close frames have been exchanged or ours was the last word."""
+        with trio.move_on_after(_SEE_OFF_TIME), contextlib.suppress(*GONE):
+            await see_off(self._stream)
+        await self.abort()
+
+    async def _skip(self) -> None:
+        """Read on after our close frame until the peer's has come, and drop what it sent before."""
+        while self._events:
+            event = self._events.popleft()
+            if isinstance(event, Close):
+                self._closed = event
+                return
+        await self._read_more()
+
+    async def abort(self) -> None:
+        """Close the stream; a write that is under way fails."""
+        self._torn = True
+        await close_now(self._stream)
+
+    async def _send_close(self, code: int, reason: str) -> None:
+        if not self._close_sent:
+            await self._write(close_frame(code, reason), last=True)
+
+    async def _write(self, data: bytes, *, last: bool = False) -> None:
+        if self._torn or self._close_sent:
+            raise TransportClosed(self._closed or _LOST)
+        self._close_sent = last
+        try:
+            await self._stream.send_all(data)
+        except GONE:
+            self._torn = True
+            raise TransportClosed(_LOST) from None
+        except BaseException:
+            self._torn = True
+            raise
+
+
+def _nothing() -> None:
+    """What ``on_control`` is until somebody sets it."""
+
+
+class NativeOffer:
+    """An upgrade that may be accepted; made by :func:`over_stream`."""
+
+    def __init__(self, stream: trio.abc.Stream, answer: bytes, make: Callable[[], NativeTransport]) -> None:
+        self._stream = stream
+        self._answer = answer
+        self._make = make
+
+    async def accept(self) -> NativeTransport:
+        """Send the 101. Raises :exc:`TransportClosed` if the peer has gone before it was out."""
+        try:
+            await self._stream.send_all(self._answer)
+        except GONE:
+            raise TransportClosed(Close(1006, "gone before the upgrade", "network")) from None
+        return self._make()
+
+
+@asynccontextmanager
+async def over_stream(
+    stream: trio.abc.Stream,
+    *,
+    key: str,
+    subprotocol: str | None,
+    trailing: bytes,
+    max_message_bytes: int,
+    max_fragments: int,
+    message_timeout: float,
+    read_buffer_size: int,
+    before_read: Callable[[], Awaitable[None]],
+) -> AsyncIterator[NativeOffer]:
+    """Offer the upgrade of ``stream``, whose request was judged valid. Owns the stream and closes it."""
+
+    def make() -> NativeTransport:
+        return NativeTransport(
+            stream,
+            trailing=trailing,
+            max_message_bytes=max_message_bytes,
+            max_fragments=max_fragments,
+            message_timeout=message_timeout,
+            read_buffer_size=read_buffer_size,
+            before_read=before_read,
+        )
+
+    try:
+        yield NativeOffer(stream, _switching_protocols(key, subprotocol), make)
+    finally:
+        await close_now(stream)  # noqa: ASYNC102 - it shields itself
+
+
+def _switching_protocols(key: str, subprotocol: str | None) -> bytes:
+    accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
+    chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept}\r\n{chosen}\r\n"
+    ).encode("ascii")
