@@ -159,6 +159,8 @@ class Driven:
         self._due = trio.Event()
         self._messages, self._received = trio.open_memory_channel[str | bytes](math.inf)
         self._end: Close | None = None
+        self._receiving = trio.CancelScope()
+        self._received_all = trio.Event()
         self.on_control: Callable[[], None] = lambda: None
         inner.on_control = self._wake
         nursery.start_soon(self._receive_all)
@@ -200,6 +202,7 @@ class Driven:
 
     async def close(self, code: int, reason: str) -> None:
         self._receiving.cancel()
+        await self._received_all.wait()
         async with self._turn:
             await self._inner.close(code, reason)
 
@@ -210,12 +213,13 @@ class Driven:
         self._due.set()
 
     async def _receive_all(self) -> None:
-        with self._messages, trio.CancelScope() as self._receiving:
+        with self._messages, self._receiving:
             try:
                 while True:
                     self._messages.send_nowait(await self._inner.receive())
             except TransportClosed as exc:
                 self._end = exc.close
+        self._received_all.set()
 
     async def _write_control(self) -> None:
         with contextlib.suppress(TransportClosed):

@@ -424,7 +424,8 @@ async def test_control_frames_in_the_middle_of_a_write(autojump_clock: MockClock
 
     async def write() -> None:
         with pytest.raises(TransportClosed) as caught:
-            await send(pair.transport, FRAME, FRAME, FRAME)
+            for _ in range(3):  # the first write is under way; a transport may make one of all that it is given
+                await send(pair.transport, FRAME)
         closes.append(caught.value.close)
 
     async def receive() -> None:
