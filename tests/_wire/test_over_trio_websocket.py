@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -10,9 +11,9 @@ import pytest
 import trio
 import trio.testing
 import trio_websocket
-from transports import FACTORIES, Factory, Pair, Settings, pong, trio_websocket_over_stream
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from transports import FACTORIES, Factory, Pair, Settings, pong, trio_websocket_over_stream
 from trio_rooms import Close
 from trio_rooms._wire.frames import make_frame
 from trio_rooms._wire.head import HandshakeError
@@ -323,7 +324,7 @@ async def test_reject(autojump_clock: MockClock) -> None:
     assert response is not None
     status, headers, body = response
     assert (status, headers["retry-after"], headers["content-type"]) == (503, "1", "application/json")
-    assert body == b'{"error":{"code":"DRAINING","message":"later"}}'
+    assert json.loads(body) == {"error": {"code": "DRAINING", "message": "later"}}
 
 
 async def test_reject_who_is_gone(autojump_clock: MockClock) -> None:
