@@ -34,7 +34,7 @@ async def receive_all(client: TestClient, seconds: float = 1.0) -> list[Any]:
             return got
 
 
-async def hang(*_: object) -> None:
+async def hang(conn: object, *_: object) -> None:
     """A handler, hook or session that never ends by itself."""
     await trio.sleep_forever()
 

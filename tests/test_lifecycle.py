@@ -391,8 +391,10 @@ async def test_a_transport_that_fails_to_close(autojump_clock: MockClock, caplog
 
     class Odd(FaultyStream):
         async def aclose(self) -> None:
-            await super().aclose()
-            raise ZeroDivisionError
+            try:
+                await super().aclose()
+            finally:
+                raise ZeroDivisionError
 
     async with serve_in_memory(manager) as memory:
         client = await memory.connect(wrap=Odd)

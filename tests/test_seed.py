@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import reduce
+from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
@@ -118,6 +119,13 @@ def test_counterparts(path: str) -> None:
     for name in rest[-1:]:
         # Attributes that the constructor sets are no attributes of the class.
         assert hasattr(found, name) or name in dir(found(logger=None) if found is Manager else found), path
+
+
+@pytest.mark.parametrize("name", [*COUNTERPARTS, *ANNOUNCED])
+def test_the_page_for_those_who_come_from_go(name: str) -> None:
+    """Each name of the document is on the page that maps them."""
+    page = (Path(__file__).parents[1] / "docs" / "coming-from-go.md").read_text(encoding="utf-8")
+    assert name.rpartition(".")[2] in page
 
 
 def test_every_name_is_used() -> None:

@@ -509,6 +509,23 @@ async def test_a_polite_close_writes_everything_first(autojump_clock: MockClock)
         await guest.client.expect_eof()
 
 
+async def test_messages_behind_the_programs_close(autojump_clock: MockClock) -> None:
+    """What comes while a closed connection is still being written to is dropped: its handlers are over."""
+    manager = Manager(config=PATIENT)
+    got: list[object] = []
+    manager.handle_message("note", lambda conn: got.append(conn))
+    async with hall(manager) as place:
+        guest = await enter_stalled(place)
+        guest.conn.close(4000)
+        await wait_all_tasks_blocked()
+        await guest.client.send_action("note")
+        await wait_all_tasks_blocked()
+        guest.faults.resume_sending()
+        assert await messages(guest, 1) == ["in the socket"]
+        await guest.client.expect_close(4000)
+    assert got == []
+
+
 @pytest.mark.parametrize("close_timeout", [5, 2])
 async def test_close_timeout(autojump_clock: MockClock, close_timeout: float) -> None:
     """L1: a peer that does not answer the close frame, or takes nothing, holds the end up so long, no longer."""
@@ -572,6 +589,7 @@ async def test_what_stood_before_the_peers_close(autojump_clock: MockClock, seed
         notes = [client_frame(Opcode.TEXT, b'{"action": "note", "id": %d}' % n) for n in range(5)]
         await guest.client.send_raw(b"".join(notes) + client_frame(Opcode.CLOSE, close_payload(4444, "done")))
         await guest.conn.wait_closed()
+        assert trio.current_time() <= 1
     assert got == list(range(5))
     assert closes == [Close(4444, "done", "peer")]
 
