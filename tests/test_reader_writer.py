@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import attrs
 import pytest
 import trio
-from hall import hall
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from hall import hall
 from trio_rooms import Close, Config, Connection, HandshakeRequest, Identity, Manager, Message
 from trio_rooms._lifecycle import live
 from trio_rooms._wire.frames import Frame
@@ -94,7 +94,9 @@ async def life(config: Config | None = None) -> AsyncGenerator[Life]:
         one.ended.append((trio.current_time(), close))
 
     async with hall(manager) as place, trio.open_nursery() as nursery:
-        one = Life(Connection(place.server._node, HandshakeRequest("GET", "/ws"), Identity(), None), Told())
+        one = Life(
+            Connection(place.server._node, HandshakeRequest(method="GET", target="/ws"), Identity(), None), Told()
+        )
         nursery.start_soon(live, one.conn, one.transport)
         await wait_all_tasks_blocked()
         yield one
@@ -141,6 +143,21 @@ async def test_the_peers_close_gives_handlers_time(autojump_clock: MockClock, cl
     assert one.transport.log[0] == "close 1000"
 
 
+async def test_the_peers_close_discards_what_waits(autojump_clock: MockClock) -> None:
+    """Invariant 6: what was queued for a peer that has closed is discarded and counted at once."""
+    async with life() as one:
+        one.transport.bring(note("for ever"))
+        one.conn.send_nowait("in the socket")
+        await wait_all_tasks_blocked()
+        one.conn.send_nowait("waits")
+        one.transport.bring(PEER)
+        await wait_all_tasks_blocked()
+        stats = one.conn.statistics()
+        assert (stats.messages, stats.discarded) == (0, 1)
+        await one.conn.wait_closed()
+        assert one.conn.statistics().discarded == 2
+
+
 async def test_lost_while_it_closes(autojump_clock: MockClock) -> None:
     """A connection that breaks while it is being closed, with a write under way, is not waited for."""
     async with life() as one:
@@ -172,7 +189,7 @@ async def test_dead_while_it_closes(autojump_clock: MockClock) -> None:
     config = Config(ping_interval=1, pong_timeout=1, close_timeout=30, write_timeout=60)
     async with life(config) as one:
         one.transport.last_heard = 0
-        await trio.sleep(0.9)
+        await trio.sleep(1)  # by then there was a ping, and no verdict yet
         one.conn.send_nowait("x")
         one.conn.close(4000)
         await one.conn.wait_closed()

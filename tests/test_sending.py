@@ -513,7 +513,11 @@ async def test_messages_behind_the_programs_close(autojump_clock: MockClock) -> 
     """What comes while a closed connection is still being written to is dropped: its handlers are over."""
     manager = Manager(config=PATIENT)
     got: list[object] = []
-    manager.handle_message("note", lambda conn: got.append(conn))
+
+    @manager.on("note")
+    def note(conn: Connection) -> None:
+        got.append(conn)
+
     async with hall(manager) as place:
         guest = await enter_stalled(place)
         guest.conn.close(4000)
