@@ -11,7 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_rooms import Close, Connection, Manager, Room
-from trio_rooms.testing import MemoryServer, TestClient, serve_in_memory
+from trio_rooms.testing import FaultyStream, MemoryServer, TestClient, serve_in_memory
 
 V1 = "trio-rooms.v1.json"
 
@@ -34,6 +34,16 @@ class Hall:
     @property
     def server(self) -> Any:
         return self.memory.server
+
+    async def enter_faulty(self, *, v1: bool = False) -> tuple[Guest, FaultyStream]:
+        """A new client, and the server's end of its stream, for faults."""
+        streams: list[FaultyStream] = []
+
+        def wrap(stream: trio.abc.Stream) -> FaultyStream:
+            streams.append(FaultyStream(stream))
+            return streams[0]
+
+        return await self.enter(v1=v1, wrap=wrap), streams[0]
 
     async def enter(self, *, v1: bool = False, **options: Any) -> Guest:
         """A new client; one with a v1 format has had its ``$welcome``."""

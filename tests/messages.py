@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -23,7 +24,7 @@ async def send_together(client: TestClient, *messages: object) -> None:
 async def receive_all(client: TestClient, seconds: float = 1.0) -> list[Any]:
     """All that comes until nothing has come for some seconds of a MockClock; a close is the last, as its code."""
     got: list[Any] = []
-    while True:
+    while True:  # noqa: ASYNC913 - receive is a checkpoint
         with trio.move_on_after(seconds) as scope:
             try:
                 got.append(json.loads(await client.receive()))
@@ -31,6 +32,20 @@ async def receive_all(client: TestClient, seconds: float = 1.0) -> list[Any]:
                 return [*got, closed.code]
         if scope.cancelled_caught:
             return got
+
+
+async def hang(conn: object, *_: object) -> None:
+    """A handler, hook or session that never ends by itself."""
+    await trio.sleep_forever()
+
+
+def pausing(seconds: float) -> Callable[..., Awaitable[None]]:
+    """A handler that takes its time."""
+
+    async def pause(conn: object) -> None:
+        await trio.sleep(seconds)
+
+    return pause
 
 
 def code_of(reply: dict[str, Any]) -> str | None:

@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from messages import V1, Valve, code_of, receive_all, send_together
 from trio.testing import wait_all_tasks_blocked
 
+from messages import V1, Valve, code_of, hang, pausing, receive_all, send_together
 from trio_rooms import (
     ActionError,
     AlreadyServing,
@@ -31,7 +31,7 @@ from trio_rooms import (
     current_connection,
 )
 from trio_rooms.middleware import recovery
-from trio_rooms.testing import Closed, FaultyStream, ReplyError, TestClient, open_client, serve_in_memory
+from trio_rooms.testing import FaultyStream, ReplyError, TestClient, open_client, serve_in_memory
 
 
 @attrs.frozen
@@ -85,7 +85,7 @@ async def test_what_a_wrapper_returns_is_awaited(autojump_clock: object) -> None
         await trio.lowlevel.checkpoint()
         return "result"
 
-    manager.handle_message("wrapped", lambda conn: inner(conn))
+    manager.handle_message("wrapped", lambda conn: inner(conn))  # noqa: PLW0108 - the point of it
     manager.handle_message("partial", functools.partial(lambda extra, conn: inner(conn), 1))
     async with open_client(manager) as client:
         assert await client.request("wrapped") == "result"
@@ -344,7 +344,10 @@ async def test_an_id_in_flight_twice(autojump_clock: object) -> None:
 
     async with open_client(manager) as client:
         await send_together(
-            client, {"action": "wait", "data": 1, "id": 7}, {"action": "echo", "data": 2, "id": 7}, {"action": "x", "id": 7}
+            client,
+            {"action": "wait", "data": 1, "id": 7},
+            {"action": "echo", "data": 2, "id": 7},
+            {"action": "x", "id": 7},
         )
         duplicates = await receive_all(client)
         assert [(reply["id"], code_of(reply)) for reply in duplicates] == [(7, "DUPLICATE_ID")] * 2
@@ -425,7 +428,7 @@ async def test_timeout_ms_counts_from_arrival(autojump_clock: object) -> None:
     """A request whose time passes while it waits for its turn is answered, but its handler does not run."""
     manager = Manager()
     ran = []
-    manager.handle_message("slow", lambda conn: trio.sleep(10))
+    manager.handle_message("slow", pausing(10))
     manager.handle_message("run", lambda conn: ran.append(1))
     manager.handle_message("beside", lambda conn: ran.append(2), concurrent=True)
 
@@ -490,7 +493,7 @@ async def test_handler_timeout(action: str, timeout_ms: int | None, passes: floa
 async def test_handler_timeout_counts_from_the_handlers_begin(autojump_clock: object) -> None:
     """`handler_timeout` is the time of one handler: waiting for a turn does not count."""
     manager = Manager(config=Config(limits=Limits(handler_timeout=3.0)))
-    manager.handle_message("slow", lambda conn: trio.sleep(2))
+    manager.handle_message("slow", pausing(2))
     async with open_client(manager) as client:
         await send_together(client, *({"action": "slow", "id": n} for n in range(4)))
         assert [code_of(reply) for reply in await receive_all(client, 5)] == [None] * 4
@@ -743,7 +746,7 @@ async def test_on_message_may_refuse(concurrent: bool, autojump_clock: object) -
 async def test_on_message_is_bounded_in_time(autojump_clock: object) -> None:
     """A hook that hangs is cut after `hook_timeout`, and its message refused."""
     manager = echoing(config=Config(hook_timeout=3.0))
-    manager.on_message(lambda conn, message: trio.sleep_forever())
+    manager.on_message(hang)
     async with open_client(manager) as client:
         begun = trio.current_time()
         with pytest.raises(ReplyError) as caught:
@@ -1060,6 +1063,7 @@ async def test_read_json_inside_a_handler(autojump_clock: object) -> None:
     async def child(conn: Connection) -> str:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(direct, conn)
+            nursery.start_soon(direct, conn)
         return "refused"
 
     async with open_client(manager) as client:
@@ -1076,7 +1080,7 @@ async def test_describe_names_what_runs(autojump_clock: object) -> None:
         await client.send_action("wait\nERROR forged")
         await wait_all_tasks_blocked()
         (conn,) = manager.connections.values()
-        assert conn._dispatcher.describe() == r'''actions ["'wait\\nERROR forged'"]'''
+        assert conn._dispatcher.describe() == r"""actions ["'wait\\nERROR forged'"]"""
         valve.opened.set()
         assert isinstance(client, TestClient)
 
@@ -1095,6 +1099,3 @@ async def test_errors_when_the_outbox_is_gone(autojump_clock: object) -> None:
     async with open_client(manager) as client:
         assert await client.request("burst") == "full"
         assert await client.receive_json() == 1
-        with pytest.raises(Closed):
-            await client.close()
-            await client.receive()

@@ -120,7 +120,7 @@ async def test_control_frames_are_answered_meanwhile(autojump_clock: MockClock) 
 
 @pytest.mark.parametrize(("returning", "code"), [(True, 1012), (False, 1001)])
 async def test_the_code_says_whether_it_returns(returning: bool, code: int, autojump_clock: MockClock) -> None:
-    """1012 says that the service restarts, 1001 that the node goes away; at the deadline, too. The first call counts."""
+    """1012 says that the service restarts, 1001 that the node goes away, at the deadline too; the first call counts."""
     manager = make_manager(Config(shutdown_timeout=3))
     ends: list[tuple[int, float]] = []
     async with trio.open_nursery() as nursery, serve_in_memory(manager) as memory:
@@ -190,7 +190,10 @@ async def test_a_handler_that_ignores_cancellation(seconds: float, autojump_cloc
         assert trio.current_time() == 10 + seconds
 
 
-@pytest.mark.parametrize("name", ["on_connect", "on_disconnect", "on_leave_room", "on_join_room", "on_message", "on_room_close"])
+HOOKS = ["on_connect", "on_disconnect", "on_leave_room", "on_join_room", "on_message", "on_room_close"]
+
+
+@pytest.mark.parametrize("name", HOOKS)
 async def test_hooks_that_hang(name: str, autojump_clock: MockClock) -> None:
     """D2: whichever hook hangs, the shutdown returns at its deadline and nothing is left."""
     config = Config(shutdown_timeout=2, close_timeout=1, hook_timeout=60)
@@ -556,7 +559,7 @@ async def test_begun_before_it_is_up() -> None:
 async def test_the_log_names_what_holds_a_shutdown(
     cancelled: bool, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Invariant 8: user code that shields itself without a deadline is named in the log, a second after the deadline."""
+    """Invariant 8: user code that shields itself without a deadline is named in the log after the deadline."""
     manager = make_manager(Config(shutdown_timeout=3, close_timeout=2))
     release = trio.Event()
 

@@ -641,6 +641,35 @@ async def test_tasks_of_a_hook(autojump_clock: MockClock) -> None:
         assert order[2:] == ["second is over", "later"]
 
 
+async def test_a_task_that_outlives_its_hook_has_no_turn(autojump_clock: MockClock) -> None:
+    """A task that a hook has started for later stands in line like everybody else, with its own joins too."""
+    manager = Manager()
+    outside: list[trio.Nursery] = []
+    order: list[str] = []
+
+    async def join(conn: Connection, delay: float, name: str) -> None:
+        await trio.sleep(delay)
+        await conn.join(name)
+
+    @manager.on_message
+    async def check(conn: Connection, message: Message) -> None:
+        outside[0].start_soon(join, conn, 1.0, "a")
+        outside[0].start_soon(join, conn, 1.5, "b")
+
+    @manager.on_join_room
+    async def slow(conn: Connection, room: Room) -> None:
+        order.append(f"{room.name} begins")
+        await trio.sleep(1)
+        order.append(f"{room.name} ends")
+
+    manager.handle_message("go", lambda conn: None)
+    async with hall(manager) as served, trio.open_nursery() as nursery:
+        outside.append(nursery)
+        await (await served.enter()).client.request("go")
+        await trio.sleep(5)
+    assert order == ["a begins", "a ends", "b begins", "b ends"]
+
+
 async def test_hooks_know_their_connection(autojump_clock: MockClock) -> None:
     """Hooks that no task waits for run in the context of their connection."""
     manager = Manager()

@@ -42,9 +42,11 @@ class GatedBroker(MemoryBroker):
     def __init__(self) -> None:
         super().__init__()
         self.before_subscribing: Callable[[str], Awaitable[None]] | None = None
+        self.asked: list[str] = []
         self.subscribed: set[str] = set()
 
     async def subscribe(self, room: str) -> None:
+        self.asked.append(room)
         await super().subscribe(room)
         if self.before_subscribing is not None:
             await self.before_subscribing(room)
@@ -473,6 +475,47 @@ async def test_events_stand_behind_the_reply(autojump_clock: MockClock) -> None:
         events = [(await guest.client.receive_json())["data"] for _ in range(20)]
         assert events == list(range(events[0], events[0] + 20))
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("cause", ["leave", "kick", "room close", "none"])
+async def test_interrupted_while_the_reply_does_not_fit(cause: str, autojump_clock: MockClock) -> None:
+    """M2: a join whose reply waits for room in the outbox is not a member before, and can still be given up."""
+    manager = Manager(
+        config=Config(
+            limits=Limits(outbox_messages=2),
+            write_buffer_size=1,
+            write_timeout=LONG,
+            ping_interval=LONG,
+            hook_timeout=50,
+        )
+    )
+    manager.room("r", authorize=allow)
+    log = record(manager)
+    async with hall(manager) as served:
+        guest, stream = await served.enter_faulty(v1=True)
+        stream.stall_sending()
+        for number in range(3):
+            guest.conn.send_nowait(number)
+            await settle()
+        await guest.client.send_action("$join", {"room": "r"}, id=1)
+        await settle()
+        room = manager.get_room("r")
+        assert room is not None
+        assert room.members == ()
+        if cause == "leave":
+            guest.conn.leave("r")
+        elif cause == "kick":
+            assert room.kick(guest.conn)
+        elif cause == "room close":
+            room.close()
+        stream.resume_sending()
+        for number in range(3):
+            assert await guest.client.receive_json() == {"data": number}
+        reply = await guest.client.receive_json()
+        assert (reply.get("error") or {}).get("code") == (None if cause == "none" else "CLOSED")
+        assert list(guest.conn.rooms) == (["r"] if cause == "none" else [])
+        assert joins_are_balanced(log, guest.conn, "r") is (cause != "none")
+        assert guest.conn.closed is None
 
 
 # M2: every phase of a join, everything that can happen meanwhile
@@ -928,7 +971,8 @@ async def test_joined_leaves_only_its_own_membership(alone: bool, autojump_clock
 
 async def test_leaving_in_the_join_hook(autojump_clock: MockClock) -> None:
     """I4: a hook that leaves the room that is being joined makes the join fail, and goes on itself."""
-    manager = Manager()
+    broker = GatedBroker()
+    manager = Manager(broker=broker)
     log = record(manager)
 
     @manager.on_join_room
@@ -944,6 +988,7 @@ async def test_leaving_in_the_join_hook(autojump_clock: MockClock) -> None:
             await conn.join("r")
         await settle()
         assert [entry[0] for entry in log[1:]] == ["join", "went on", "leave"]
+        assert broker.asked == []
         assert of(log, "leave") == [("r", "left")]
         assert manager.rooms() == []
 

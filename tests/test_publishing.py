@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -272,37 +273,9 @@ def stalled_manager(overflow: Any, **limits: int) -> Manager:
 
 async def stalled_guest(served: Hall) -> Guest:
     """A guest to whom nothing can be written any more."""
-    guest = await served.enter(wrap=Stalling)
-    Stalling.last.stalled = True
+    guest, stream = await served.enter_faulty()
+    stream.stall_sending()
     return guest
-
-
-class Stalling(trio.abc.HalfCloseableStream):
-    """A stream that takes no more bytes once it is told so."""
-
-    last: Stalling
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.stalled = False
-        Stalling.last = self
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self.stalled:
-            await trio.sleep_forever()
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return bytes(await self._stream.receive_some(max_bytes))
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 async def stick(guest: Guest) -> None:
@@ -499,33 +472,54 @@ async def test_order_of_both_kinds(confirm: Confirm, seed: int, autojump_clock: 
             assert [one for one in seen[0] if first <= one < first + 100] == mine
 
 
+class ByHand(MemoryBroker):
+    """Takes publications when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full = True
+        self.ready = trio.Event()
+
+    def submit(self, publication: Publication) -> Any:
+        if self.full:
+            raise BrokerBusy
+        return super().submit(publication)
+
+    async def wait_ready(self) -> None:
+        await self.ready.wait()
+
+
 async def test_nowait_does_not_overtake_who_waits(autojump_clock: MockClock) -> None:
     """While a publish waits for room, publish_nowait is refused, even in the moment in which there is room again."""
-    manager = Manager(broker=LaggingBroker(delay=2.0, bound=1))
-    async with hall(manager) as served:
+    broker = ByHand()
+    manager = Manager(broker=broker)
+    async with hall(manager) as served, trio.open_nursery() as nursery:
         guest = await member_of(await served.enter(), "r")
         room = room_of(manager, "r")
-        refused: list[float] = []
+        waiting = [attempt(nursery, room.publish, name) for name in ("first", "second")]
+        await settle()
+        broker.full = False
+        broker.ready.set()
+        for publish in (room.publish_nowait, partial(manager.broadcast_to_room, "r"), manager.broadcast_to_all):
+            with pytest.raises(BrokerBusy):
+                publish("overtakes")
+        for outcome in waiting:
+            await outcome.over.wait()
+        assert room.publish_nowait("third") == delivered(enqueued=1)
+        got = [await guest.client.receive_json() for _ in range(3)]
+        assert sorted(got[:2]) == ["first", "second"]
+        assert got[2] == "third"
 
-        async def impatient() -> None:
-            for _ in range(1000):
-                try:
-                    room.publish_nowait("nowait")
-                except BrokerBusy:
-                    refused.append(trio.current_time())
-                    await trio.sleep(0 if len(refused) % 20 else 0.5)
-                else:
-                    return
 
-        room.publish_nowait("first")
-        async with trio.open_nursery() as nursery:
-            for name in ("second", "third"):
-                nursery.start_soon(room.publish, name)
-                await settle()
-            nursery.start_soon(impatient)
-        await trio.sleep(5)
-        assert [await guest.client.receive_json() for _ in range(4)] == ["first", "second", "third", "nowait"]
-        assert refused
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_nothing_is_kept_of_a_publication(cancelled: bool, autojump_clock: MockClock) -> None:
+    """Invariant 5: the node forgets a publication when nobody waits for it any more."""
+    manager = Manager(broker=LaggingBroker(delay=2.0))
+    async with hall(manager) as served:
+        await member_of(await served.enter(), "r")
+        with trio.move_on_after(1 if cancelled else 10):
+            await room_of(manager, "r").publish("x")
+        assert not served.server._node._undelivered
 
 
 async def test_busy(autojump_clock: MockClock) -> None:

@@ -126,6 +126,7 @@ async def test_the_first_pattern_wins(autojump_clock: object) -> None:
     manager.room("chat.vip", RoomOptions(capacity=1))
     manager.room("chat.*", capacity=2, linger=3.0)
     manager.room("*", capacity=9)
+    manager.handle_message("sync", handler)
     options = {}
 
     @manager.on_connect
@@ -134,7 +135,7 @@ async def test_the_first_pattern_wins(autojump_clock: object) -> None:
             options[name] = (await conn.join(name)).room.options
 
     async with open_client(manager) as client:
-        await client.request("$leave", {"room": "else"})
+        await client.request("sync")
     assert options == {
         "chat.vip": RoomOptions(capacity=1),
         "chat.x": RoomOptions(capacity=2, linger=3.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from trio_rooms import (
     AlreadyServing,
     Config,
     Connection,
+    Limits,
     Manager,
     Room,
     RoomClosed,
@@ -346,8 +348,6 @@ async def test_kick_from_a_former_room_spares_the_new_join(autojump_clock: MockC
 
 async def test_closed_is_dropped_where_it_does_not_fit(autojump_clock: MockClock) -> None:
     """Invariant 6: a $closed for which an outbox has no room is dropped and counted; the kick works all the same."""
-    from trio_rooms import Limits
-
     manager = Manager(config=Config(limits=Limits(outbox_messages=1)))
     async with hall(manager) as served:
         guest = await served.enter(v1=True)
@@ -478,11 +478,13 @@ async def test_a_closing_room_without_hooks(autojump_clock: MockClock) -> None:
 
     async with hall(manager) as served:
         conn = (await served.enter()).conn
-        for _ in range(3):
+        for number in range(3):
             room = (await conn.join("r")).room
+            assert trio.current_time() == number
             room.start_soon(task, room)
             await settle()
             conn.leave("r")
+            await settle()
 
 
 # Options
@@ -544,6 +546,7 @@ async def test_contains(autojump_clock: MockClock) -> None:
         assert a in room
         assert b not in room
         assert a.id not in room
+        assert SimpleNamespace(id=a.id) not in room
         assert None not in room
 
 

@@ -1,4 +1,4 @@
-"""The tree of one serve: it comes up in order, goes down in order, from wherever it is cancelled, and leaves nothing."""
+"""The tree of one serve: it comes up and goes down in order, wherever it is cancelled, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ SETTLED = 80
 
 @pytest.mark.parametrize("shut_down_at", [None, 0, SETTLED])
 async def test_cancelled_at_every_step(shut_down_at: int | None, autojump_clock: MockClock) -> None:
-    """D5: wherever a cancellation strikes serve, from its first step into its drain, it ends in time and is quiescent."""
+    """D5: wherever a cancellation strikes serve, coming up, serving or draining, it ends in time and is quiescent."""
     begin = 0 if shut_down_at is None else shut_down_at
     settled = None
     for step in range(begin, begin + SETTLED):
@@ -417,7 +417,10 @@ async def test_url_of_ipv6() -> None:
 
 async def test_two_listeners() -> None:
     """A caller's own listeners are all served, and closed at the end."""
-    listeners = [*await trio.open_tcp_listeners(0, host="127.0.0.1"), *await trio.open_tcp_listeners(0, host="127.0.0.1")]
+    listeners = [
+        *await trio.open_tcp_listeners(0, host="127.0.0.1"),
+        *await trio.open_tcp_listeners(0, host="127.0.0.1"),
+    ]
     async with serve_rooms(Manager(), listeners=listeners) as server:
         assert server.addresses == tuple(listener.socket.getsockname() for listener in listeners)
         for _, port in server.addresses:
@@ -503,7 +506,7 @@ async def test_a_closing_room_is_left(autojump_clock: MockClock) -> None:
 
     async with serve_in_memory(manager) as memory, open_client(manager) as client:
         await client.request("visit")
-        with pytest.raises(AssertionError, match="closing room .*lobby"):
+        with pytest.raises(AssertionError, match=r"closing room .*lobby"):
             memory.server.assert_quiescent()
 
 

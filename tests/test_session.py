@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from messages import V1, Valve, code_of, receive_all, send_together
 from trio.testing import wait_all_tasks_blocked
 
+from messages import V1, Valve, code_of, hang, receive_all, send_together
 from trio_rooms import (
     ActionError,
     BadMessage,
@@ -163,7 +163,7 @@ async def test_session_messages(limit: int, autojump_clock: object) -> None:
 async def test_a_full_session_does_not_hold_up_cancel(autojump_clock: object) -> None:
     """While dispatch waits for the session, `$cancel` and `$leave` still act."""
     manager = Manager(config=Config(limits=Limits(session_messages=1)))
-    manager.session(lambda conn: trio.sleep_forever())
+    manager.session(hang)
     valve = Valve()
     manager.handle_message("beside", lambda conn: valve.wait(), concurrent=True)
     async with open_client(manager) as client:
@@ -179,7 +179,7 @@ async def test_read_json_needs_a_session(autojump_clock: object) -> None:
 
     @manager.on_connect
     async def connected(conn: Connection) -> None:
-        with pytest.raises(UsageError, match="manager.session"):
+        with pytest.raises(UsageError, match=r"manager\.session"):
             await conn.read_json()
         outcome.append("refused")
 
@@ -197,6 +197,7 @@ async def test_a_task_of_the_session_may_read(autojump_clock: object) -> None:
     async def session(conn: Connection) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reader, conn)
+            nursery.start_soon(trio.sleep_forever)
 
     async def reader(conn: Connection) -> None:
         read.append(await conn.read_json())
@@ -319,15 +320,14 @@ async def test_a_drain_ends_the_session(returning: bool, ending: str, autojump_c
 
     @manager.session
     async def session(conn: Connection) -> None:
-        try:
+        with pytest.raises(ConnectionGone) as caught:
             await conn.read_json()
-        except ConnectionGone:
-            await conn.send("closing")
-            match ending:
-                case "raises":
-                    raise
-                case "hangs":
-                    await trio.sleep_forever()
+        await conn.send("closing")
+        match ending:
+            case "raises":
+                raise caught.value
+            case "hangs":
+                await trio.sleep_forever()
 
     async with serve_in_memory(manager) as memory:
         client = await memory.connect()

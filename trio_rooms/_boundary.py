@@ -22,7 +22,7 @@ def own_cancellations_only() -> Iterator[None]:
         yield
     except BaseException as exc:
         if _has_stray_cancelled(exc):
-            raise RuntimeError("a trio.Cancelled was raised outside of the scope that it belongs to") from exc
+            raise RuntimeError("a trio.Cancelled was raised outside of the scope that it belongs to") from exc  # noqa: ASYNC104
         raise
 
 

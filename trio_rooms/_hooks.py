@@ -189,11 +189,8 @@ class HookQueue:
             yield
 
     async def run(self, name: HookName, *args: object) -> None:
-        """Call the hooks of an event in their turn; the first that raises ends it with its exception.
-
-        Returns only after the hooks of earlier events, even if there are none for this one.
-        """
-        if self._busy or self._hooks[name]:
+        """Call the hooks of an event, if any, in their turn; the first that raises ends it with its exception."""
+        if self._hooks[name]:
             async with self.turn():
                 for hook in self._hooks[name]:
                     await call_hook(hook, *args, timeout=self._timeout)

@@ -39,9 +39,12 @@ async def test_gate_opens_below_the_limit() -> None:
         nursery.start_soon(pass_gate)
         await wait_all_tasks_blocked()
         assert passed == 1
-        for _ in range(3):
+        for _ in range(2):
             assert inbox.put(request())
         nursery.start_soon(pass_gate)
+        await wait_all_tasks_blocked()
+        assert passed == 1
+        assert inbox.put(request())
         nursery.start_soon(pass_gate)
         await wait_all_tasks_blocked()
         await inbox.take()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -10,9 +11,9 @@ import pytest
 import trio
 import trio.testing
 import trio_websocket
-from transports import FACTORIES, Factory, Pair, Settings, pong, trio_websocket_over_stream
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from transports import FACTORIES, Factory, Pair, Settings, pong, trio_websocket_over_stream
 from trio_rooms import Close
 from trio_rooms._wire.frames import make_frame
 from trio_rooms._wire.head import HandshakeError
@@ -141,6 +142,17 @@ async def test_cancelled_at_any_step(autojump_clock: MockClock, steps: int) -> N
         pass
 
 
+async def test_cancelled_before_it_began(autojump_clock: MockClock) -> None:
+    """A scope that is cancelled already leaves no shielded task behind that nobody would end."""
+    near, peer = trio.testing.memory_stream_pair()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with offer_over(near):
+            pass
+    assert scope.cancelled_caught
+    assert await peer.receive_some() == b""
+
+
 async def test_a_stalled_101(autojump_clock: MockClock) -> None:
     """An upgrade whose answer does not leave can be given up."""
     near, peer = trio.testing.memory_stream_pair()
@@ -243,6 +255,21 @@ async def test_too_big_then_nothing_hangs(autojump_clock: MockClock) -> None:
         assert trio.current_time() == 0
 
 
+async def test_a_crossing_ping_ends_it_politely(autojump_clock: MockClock, pair: Pair) -> None:
+    """When its reader has died of a ping that crossed our close frame, the rest is drained like any other's."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.transport.close, 1000, "")
+        assert (await pair.next_frame()).opcode == Opcode.CLOSE
+        await pair.send(client_frame(Opcode.PING, b"p"))
+        await wait_all_tasks_blocked()
+        before = pair.faults.bytes_received
+        await pair.send(bytes(500))
+        await wait_all_tasks_blocked()
+        assert pair.faults.bytes_received - before == 500
+        await pair.peer.aclose()
+    assert trio.current_time() == 0
+
+
 async def test_the_peer_finds_our_message_too_big(autojump_clock: MockClock, pair: Pair) -> None:
     """A 1009 of the peer's is the peer's, though trio-websocket has one of its own."""
     await pair.send(client_frame(Opcode.CLOSE, close_payload(1009, "too big for me")))
@@ -323,7 +350,7 @@ async def test_reject(autojump_clock: MockClock) -> None:
     assert response is not None
     status, headers, body = response
     assert (status, headers["retry-after"], headers["content-type"]) == (503, "1", "application/json")
-    assert body == b'{"error":{"code":"DRAINING","message":"later"}}'
+    assert json.loads(body) == {"error": {"code": "DRAINING", "message": "later"}}
 
 
 async def test_reject_who_is_gone(autojump_clock: MockClock) -> None:

@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 import pytest
 import trio
 import trio.testing
-from transports import FACTORIES, Factory, Pair, Settings, pong
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from transports import FACTORIES, Factory, Pair, Settings, pong
 from trio_rooms import Close
 from trio_rooms._wire.frames import Frame, make_frame
 from trio_rooms._wire.transport import Transport, TransportClosed
@@ -70,7 +70,7 @@ async def test_receives_messages_in_order(autojump_clock: MockClock, pair: Pair)
     await pair.send(
         TEXT,
         client_frame(Opcode.BINARY, b"\x00\xff", mask="random"),
-        client_frame(Opcode.TEXT, "zwei h".encode(), fin=False),
+        client_frame(Opcode.TEXT, b"zwei h", fin=False),
         client_frame(Opcode.PING, b"now"),
         client_frame(Opcode.CONTINUATION, "älften".encode()),
         client_frame(Opcode.TEXT, b""),
@@ -99,7 +99,11 @@ async def test_cancelled_receive_loses_nothing(autojump_clock: MockClock, pair: 
 
 async def test_sends_frames_in_order(autojump_clock: MockClock, pair: Pair) -> None:
     """Frames leave as they are, text as text and bytes as bytes."""
-    frames = [make_frame("ü".encode(), text=True), make_frame(b"\xff", text=False), make_frame(b"x" * 70_000, text=True)]
+    frames = [
+        make_frame("ü".encode(), text=True),
+        make_frame(b"\xff", text=False),
+        make_frame(b"x" * 70_000, text=True),
+    ]
     await send(pair.transport, *frames)
     await pair.transport.abort()
     assert await pair.sees() == b"".join(frame.data for frame in frames)
@@ -183,8 +187,8 @@ async def test_reading_is_held_back(autojump_clock: MockClock, settings: Setting
 
         async def receive() -> None:
             # What was asked of the stream before the gate was closed may still come.
-            for _ in range(2):
-                got.append(await pair.transport.receive())
+            got.append(await pair.transport.receive())
+            got.append(await pair.transport.receive())
 
         nursery.start_soon(receive)
         await pair.send(TEXT)
@@ -277,7 +281,7 @@ async def test_a_write_that_breaks(autojump_clock: MockClock, pair: Pair) -> Non
     ],
 )
 async def test_violations(autojump_clock: MockClock, pair: Pair, what: bytes, code: int) -> None:
-    """P3: a violation is the server's end with its code, which is sent before the stream ends, and nothing behind it."""
+    """P3: a violation is the server's end with its code, sent before the stream ends, and nothing behind it."""
     await pair.send(TEXT, what, client_frame(Opcode.PING, b"behind"))
     assert await pair.transport.receive() == "text"
     close = await ended(pair.transport)

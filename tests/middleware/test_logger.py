@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import trio
-from messages import Valve, receive_all
 from trio.testing import wait_all_tasks_blocked
 
+from messages import receive_all
 from trio_rooms import ActionError, Config, Connection, Context, Identity, Limits, Manager
 from trio_rooms.middleware import logger, recovery
 from trio_rooms.testing import ReplyError, TestClient, open_client, serve_in_memory
@@ -205,12 +205,10 @@ async def test_adapters_add_up(caplog: pytest.LogCaptureFixture, autojump_clock:
     caplog.set_level(logging.INFO, NAME)
     inner = logging.LoggerAdapter(logging.getLogger(NAME), {"region": "eu", "node": "hidden", "action": "hidden"})
     manager = Manager(middleware=[logger()], logger=Prefix(inner, {"node": "n1"}))
-    valve = Valve()
 
     @manager.on("act")
     async def act(conn: Connection) -> None:
         conn.logger.info("from the handler", extra={"mine": 1})
-        valve.opened.set()
 
     async with open_client(manager) as client:
         (conn,) = manager.connections.values()

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import trio
-from messages import code_of, receive_all
 from trio.testing import wait_all_tasks_blocked
 
+from messages import code_of, hang, receive_all
 from trio_rooms import ActionError, Connection, Context, InternalError, Manager
 from trio_rooms.middleware import recovery
 from trio_rooms.testing import open_client
@@ -91,11 +91,12 @@ async def test_what_middleware_outside_sees(close: bool, autojump_clock: object)
         try:
             return await call_next(ctx)
         except InternalError as exc:
-            await trio.sleep(1)
-            seen.append(exc.__cause__)
-            if ctx.message.data == "replace":
-                return "replaced"
-            raise
+            error = exc
+        await trio.sleep(1)
+        seen.append(error.__cause__)
+        if ctx.message.data == "replace":
+            return "replaced"
+        raise error
 
     manager, reported = failing(middleware=[outer, recovery(close=close)])
     async with open_client(manager) as client:
@@ -110,7 +111,7 @@ async def test_what_middleware_outside_sees(close: bool, autojump_clock: object)
 async def test_cancellations_pass(autojump_clock: object) -> None:
     """A cancelled handler is no failure."""
     manager, reported = failing(middleware=[recovery()])
-    manager.handle_message("hang", lambda conn: trio.sleep_forever(), concurrent=True)
+    manager.handle_message("hang", hang, concurrent=True)
     async with open_client(manager) as client:
         await client.send_action("hang", id=1)
         await wait_all_tasks_blocked()

@@ -174,8 +174,7 @@ class _mapped:  # noqa: N801 - used like a function
         pass
 
     def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
-        # wsproto raises LocalProtocolError where a frame is sent while a close is under way.
-        if isinstance(exc, (trio_websocket.ConnectionClosed, wsproto.utilities.LocalProtocolError)):
+        if isinstance(exc, trio_websocket.ConnectionClosed):
             raise TransportClosed(self._transport._how_it_closed()) from exc
 
 
