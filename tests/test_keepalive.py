@@ -29,6 +29,8 @@ class FakePeer:
         self.last_heard = trio.current_time()
         self.paused = False
         self.rtt: float | None = None
+        self.control_due = False
+        self.on_control: Callable[[], None] = lambda: None
         self.pings: list[float] = []
         self._nursery = nursery
         self._delay = delay
@@ -45,6 +47,9 @@ class FakePeer:
 
     async def send(self, frames: Sequence[Frame]) -> int:
         raise AssertionError("there is no data")
+
+    async def send_control(self) -> None:
+        raise AssertionError("nothing is due")
 
     async def receive(self) -> str:
         raise AssertionError("nobody receives")

@@ -73,7 +73,7 @@ class Manager(Registrar):
         path: str | None = "/ws",
         listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         allowed_origins: AllowedOrigins = "same",
-        transport: TransportName = "native",
+        transport: TransportName = "trio-websocket",
         task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until shut down: ``server = await nursery.start(manager.serve)``.
@@ -89,6 +89,8 @@ class Manager(Registrar):
             only what is given to :meth:`handle_connection`.
           allowed_origins: "same" (default): pages of the same host and port, and clients that send no Origin.
             A list of "https://app.example.com" or "https://*.example.com": those. None: any.
+          transport: "trio-websocket" (default) or "native", the library's own: it also enforces ``max_fragments``,
+            ``message_timeout`` and the size that a frame declares, and joins what it writes.
 
         Raises :exc:`AlreadyServing`, OSError if it cannot listen, and whatever the broker fails with.
         """
@@ -299,7 +301,7 @@ async def serve_rooms(
     path: str | None = "/ws",
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     allowed_origins: AllowedOrigins = "same",
-    transport: TransportName = "native",
+    transport: TransportName = "trio-websocket",
 ) -> AsyncIterator[Server]:
     """``async with serve_rooms(manager, port=8080) as server:`` serves for the length of the block.
 

@@ -39,6 +39,15 @@ class FakeTransport:
     last_heard: float = 0.0
     paused: bool = False
     rtt: float | None = None
+    control: list[str] = attrs.field(factory=list)
+    on_control: Callable[[], None] = lambda: None
+
+    @property
+    def control_due(self) -> bool:
+        return bool(self.control)
+
+    async def send_control(self) -> None:
+        await self._write(self.control.pop(0))
 
     async def receive(self) -> str | bytes:
         raise NotImplementedError

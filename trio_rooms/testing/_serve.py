@@ -49,12 +49,15 @@ class MemoryServer:
 
 
 @asynccontextmanager
-async def serve_in_memory(manager: Manager, *, path: str | None = "/ws") -> AsyncIterator[MemoryServer]:
+async def serve_in_memory(
+    manager: Manager, *, path: str | None = "/ws", transport: Literal["trio-websocket", "native"] = "trio-websocket"
+) -> AsyncIterator[MemoryServer]:
     """Serve a manager for the length of the block, without a socket; then assert that nothing is left.
 
     Leaving the block shuts down, with a drain; in virtual time that takes no time.
     """
-    async with trio.open_nursery() as nursery, serve_rooms(manager, listeners=[], path=path) as server:
+    serving = serve_rooms(manager, listeners=[], path=path, transport=transport)
+    async with trio.open_nursery() as nursery, serving as server:
         yield MemoryServer(manager, server, nursery)
     server.assert_quiescent()
 
