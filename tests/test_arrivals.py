@@ -316,10 +316,14 @@ async def raise_one(kind: str) -> None:
         raise await stray_cancelled()
     elif kind == "both":
         raise BaseExceptionGroup("secret", [ValueError(), await stray_cancelled()])
+    elif kind == "memory":
+        raise MemoryError
+    elif kind == "system":
+        raise OSError("secret")
     raise AssertionError(kind)
 
 
-KINDS = ["exception", "group", "cancelled", "both"]
+KINDS = ["exception", "group", "cancelled", "both", "memory", "system"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -327,7 +331,7 @@ KINDS = ["exception", "group", "cancelled", "both"]
 async def test_only_the_culprit(
     place: str, kind: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """I1: whatever the program raises for one connection ends that one; another client and the door notice nothing."""
+    """I1, X4: whatever the program raises for one connection ends that one; another client and the door live."""
     manager = make_manager()
     listener = MemoryListener()
     errors: list[BaseException] = []
@@ -409,12 +413,16 @@ async def test_no_detail_is_told(place: str, told: int, autojump_clock: MockCloc
             assert closed.reason == "internal error"
 
 
-async def test_a_stream_that_raises_anything(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_stream_that_raises_anything(
+    kind: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     """I1: a caller's stream that raises what no stream should is reported, and closed; nobody else notices."""
 
     class Odd(FaultyStream):
         async def receive_some(self, max_bytes: int | None = None) -> bytes:
-            raise ZeroDivisionError
+            await raise_one("exception" if kind == "system" else kind)
+            return b""
 
     odd: list[Odd] = []
 

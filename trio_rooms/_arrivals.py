@@ -6,7 +6,6 @@ reaches the accept loop or another connection.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -15,6 +14,7 @@ import attrs
 import trio
 
 from ._admission import Admission, Ticket
+from ._boundary import own_cancellations_only
 from ._connection import Connection
 from ._drain import Drain
 from ._errors import NotServing
@@ -79,17 +79,14 @@ class Arrivals:
             ticket = self._admission.admit(scope)
             self._scopes.add(scope)
             try:
-                if ticket is not None:
-                    await handle(ticket)
-                else:
-                    self._node.counters.reject("full")
-                    await turn_away()
+                with own_cancellations_only():
+                    if ticket is not None:
+                        await handle(ticket)
+                    else:
+                        self._node.counters.reject("full")
+                        await turn_away()
             except* Exception as group:
                 await self._node.errors.report(None, group, "a connection")
-            except* trio.Cancelled:  # noqa: ASYNC103 - see below
-                # One that does not belong to us or to anybody above must not get further than this.
-                if trio.current_effective_deadline() == -math.inf:
-                    raise
             finally:
                 if ticket is not None:
                     ticket.release()
