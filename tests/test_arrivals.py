@@ -233,6 +233,25 @@ async def test_full(autojump_clock: MockClock) -> None:
     assert memory.server.statistics().handshakes_rejected == {"full": 1}
 
 
+async def test_a_flood_in_front_of_a_full_house(autojump_clock: MockClock) -> None:
+    """Invariant 5: of those for whom there is no place few are told at a time; the others are closed at once."""
+    async with serve_in_memory(make_manager(Config(limits=Limits(max_connections=1)))) as memory:
+        client = await memory.connect()
+        streams = [memory.open_stream() for _ in range(200)]
+        await trio.testing.wait_all_tasks_blocked()
+        assert memory.server._arrivals.open == 1 + 32
+        answers = [bytes(await stream.receive_some())[:12] for stream in streams]
+        assert sorted(answers) == [b""] * 168 + [b"HTTP/1.1 503"] * 32
+        assert memory.server.statistics().handshakes_rejected == {"full": 200}
+        assert await client.request("echo", 1) == 1
+        await trio.sleep(3)
+        assert memory.server._arrivals.open == 1
+        for stream in streams:
+            await stream.aclose()
+        with pytest.raises(HandshakeRefused):
+            await memory.connect()
+
+
 async def test_pending_handshakes(autojump_clock: MockClock) -> None:
     """L1: ``max_pending_handshakes``: the oldest incomplete one is dropped, counted, and no complete one is."""
     async with serve_in_memory(make_manager(Config(limits=Limits(max_pending_handshakes=2)))) as memory:

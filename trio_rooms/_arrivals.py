@@ -21,8 +21,15 @@ from ._errors import NotServing
 from ._handshake import HandshakePolicy, full, judge, shake_hands, turn_away
 from ._lifecycle import live
 from ._node import Node
+from ._wire.ending import close_now
 from ._wire.over_trio_websocket import CallersRequest, Offer, over_request, over_stream
 from ._wire.transport import TransportClosed
+
+
+# Connections beyond max_connections that are being told so at the same time; each may take two seconds, and holds a
+# descriptor meanwhile. More of them are closed without a word. Half of the reserve that the default of
+# max_connections leaves; admission has the other half.
+_MAX_TURNING_AWAY = 32
 
 
 class Arrivals:
@@ -39,6 +46,7 @@ class Arrivals:
         self._scopes: set[trio.CancelScope] = set()
         self._empty = trio.lowlevel.ParkingLot()
         self._over = False
+        self._turning_away = 0
 
     @property
     def open(self) -> int:
@@ -64,7 +72,7 @@ class Arrivals:
 
     async def handle(self, stream: trio.abc.Stream) -> None:
         """Serve whatever the stream brings, and close it. Raises nothing but cancellation, and :exc:`NotServing`."""
-        await self._guard(lambda ticket: self._handle(stream, ticket), lambda: turn_away(stream))
+        await self._guard(lambda ticket: self._handle(stream, ticket), lambda: self._turn_away(stream))
 
     async def handle_request(self, request: CallersRequest) -> None:
         """Serve an upgrade that the caller's own trio-websocket server has read. Raises as :meth:`handle`."""
@@ -95,6 +103,16 @@ class Arrivals:
                     self._empty.unpark_all()
         if ticket is not None and ticket.pushed_out:
             self._node.counters.reject("pushed_out")
+
+    async def _turn_away(self, stream: trio.abc.Stream) -> None:
+        if self._turning_away >= _MAX_TURNING_AWAY:
+            await close_now(stream)
+            return
+        self._turning_away += 1
+        try:
+            await turn_away(stream)
+        finally:
+            self._turning_away -= 1
 
     async def _handle(self, stream: trio.abc.Stream, ticket: Ticket) -> None:
         deadline = trio.current_time() + self._node.config.handshake_timeout
