@@ -233,6 +233,25 @@ async def test_full(autojump_clock: MockClock) -> None:
     assert memory.server.statistics().handshakes_rejected == {"full": 1}
 
 
+async def test_a_flood_in_front_of_a_full_house(autojump_clock: MockClock) -> None:
+    """Invariant 5: of those for whom there is no place few are told at a time; the others are closed at once."""
+    async with serve_in_memory(make_manager(Config(limits=Limits(max_connections=1)))) as memory:
+        client = await memory.connect()
+        streams = [memory.open_stream() for _ in range(200)]
+        await trio.testing.wait_all_tasks_blocked()
+        assert memory.server._arrivals.open == 1 + 32
+        answers = [bytes(await stream.receive_some())[:12] for stream in streams]
+        assert sorted(answers) == [b""] * 168 + [b"HTTP/1.1 503"] * 32
+        assert memory.server.statistics().handshakes_rejected == {"full": 200}
+        assert await client.request("echo", 1) == 1
+        await trio.sleep(3)
+        assert memory.server._arrivals.open == 1
+        for stream in streams:
+            await stream.aclose()
+        with pytest.raises(HandshakeRefused):
+            await memory.connect()
+
+
 async def test_pending_handshakes(autojump_clock: MockClock) -> None:
     """L1: ``max_pending_handshakes``: the oldest incomplete one is dropped, counted, and no complete one is."""
     async with serve_in_memory(make_manager(Config(limits=Limits(max_pending_handshakes=2)))) as memory:
@@ -316,10 +335,14 @@ async def raise_one(kind: str) -> None:
         raise await stray_cancelled()
     elif kind == "both":
         raise BaseExceptionGroup("secret", [ValueError(), await stray_cancelled()])
+    elif kind == "memory":
+        raise MemoryError
+    elif kind == "system":
+        raise OSError("secret")
     raise AssertionError(kind)
 
 
-KINDS = ["exception", "group", "cancelled", "both"]
+KINDS = ["exception", "group", "cancelled", "both", "memory", "system"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -327,7 +350,7 @@ KINDS = ["exception", "group", "cancelled", "both"]
 async def test_only_the_culprit(
     place: str, kind: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """I1: whatever the program raises for one connection ends that one; another client and the door notice nothing."""
+    """I1, X4: whatever the program raises for one connection ends that one; another client and the door live."""
     manager = make_manager()
     listener = MemoryListener()
     errors: list[BaseException] = []
@@ -409,12 +432,16 @@ async def test_no_detail_is_told(place: str, told: int, autojump_clock: MockCloc
             assert closed.reason == "internal error"
 
 
-async def test_a_stream_that_raises_anything(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_stream_that_raises_anything(
+    kind: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     """I1: a caller's stream that raises what no stream should is reported, and closed; nobody else notices."""
 
     class Odd(FaultyStream):
         async def receive_some(self, max_bytes: int | None = None) -> bytes:
-            raise ZeroDivisionError
+            await raise_one("exception" if kind == "system" else kind)
+            return b""
 
     odd: list[Odd] = []
 

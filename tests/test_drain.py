@@ -265,7 +265,8 @@ async def test_idle(autojump_clock: MockClock) -> None:
     ends: list[tuple[int, float]] = []
     async with trio.open_nursery() as nursery, serve_in_memory(make_manager(Config(drain_rate=10))) as memory:
         for _ in range(20):
-            nursery.start_soon(read_to_the_end, await memory.connect(), ends)
+            client = await memory.connect()
+            nursery.start_soon(read_to_the_end, client, ends)
     assert len(ends) == 20
     assert trio.current_time() <= 20 / 10
 
@@ -278,7 +279,8 @@ async def test_the_spread(autojump_clock: MockClock) -> None:
     ends: list[tuple[int, float]] = []
     async with trio.open_nursery() as nursery, serve_in_memory(make_manager(Config(drain_rate=20))) as memory:
         for _ in range(100):
-            nursery.start_soon(read_to_the_end, await memory.connect(), ends)
+            client = await memory.connect()
+            nursery.start_soon(read_to_the_end, client, ends)
         await trio.testing.wait_all_tasks_blocked()
         memory.server._node.rng = random.Random(1)
     times = [when for _, when in ends]
@@ -294,7 +296,8 @@ async def test_the_window_has_a_bound(autojump_clock: MockClock) -> None:
     config = Config(drain_rate=1, shutdown_timeout=8)
     async with trio.open_nursery() as nursery, serve_in_memory(make_manager(config)) as memory:
         for _ in range(50):
-            nursery.start_soon(read_to_the_end, await memory.connect(), ends)
+            client = await memory.connect()
+            nursery.start_soon(read_to_the_end, client, ends)
     assert [code for code, _ in ends] == [1012] * 50
     assert 3 < ends[-1][1] <= 4
 
@@ -539,12 +542,12 @@ async def test_begun_before_it_is_up() -> None:
     manager.begin_shutdown()  # without a serve: nothing
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(manager.serve, host="localhost"))
-        while not manager._registry.frozen:
+        while not manager._registry.frozen:  # noqa: ASYNC110 - nobody tells
             await trio.lowlevel.checkpoint()
         assert manager.server is None
         manager.begin_shutdown(returning=False)
         manager.begin_shutdown()
-        while manager.server is None:
+        while manager.server is None:  # noqa: ASYNC110 - nobody tells
             await trio.lowlevel.checkpoint()
         assert manager.server.draining
         assert manager.server._node.close_code == 1001
@@ -579,7 +582,7 @@ async def test_the_log_names_what_holds_a_shutdown(
     async with trio.open_nursery() as nursery:
         serving = trio.CancelScope()
 
-        async def serve(*, task_status: trio.TaskStatus[object]) -> None:
+        async def serve(*, task_status: trio.TaskStatus[object]) -> None:  # noqa: ASYNC128 - handed on
             with serving:
                 await manager.serve(listeners=[], task_status=task_status)
 

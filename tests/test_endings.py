@@ -349,7 +349,7 @@ async def staged() -> AsyncGenerator[Scene, None]:
         scene = Scene(manager, nursery)
         scenes.append(scene)
 
-        async def serve(*, task_status: trio.TaskStatus[Server]) -> None:
+        async def serve(*, task_status: trio.TaskStatus[Server]) -> None:  # noqa: ASYNC128 - handed on
             with scene.serving:
                 await manager.serve(listeners=[], task_status=task_status)
 

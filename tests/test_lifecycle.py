@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -27,6 +27,8 @@ from trio_rooms import (
     UsageError,
     current_connection,
 )
+from trio_rooms._lifecycle import live
+from trio_rooms._wire.frames import Frame
 from trio_rooms.testing import FaultyStream, Opcode, TestClient, client_frame, open_client, serve_in_memory
 
 
@@ -405,6 +407,53 @@ async def test_a_transport_that_fails_to_close(autojump_clock: MockClock, caplog
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
+class FakeTransport:
+    """A transport that fails as none should: what it is made of is raised where the connection reads."""
+
+    last_heard = 0.0
+    paused = False
+    rtt = None
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+        self.log: list[str] = []
+
+    async def receive(self) -> str:
+        await trio.lowlevel.checkpoint()
+        raise self._error
+
+    async def send(self, frames: Sequence[Frame]) -> int:
+        await trio.lowlevel.checkpoint()
+        return len(frames)
+
+    async def ping(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def close(self, code: int, reason: str) -> None:
+        self.log.append(f"close {code}")
+        await trio.lowlevel.checkpoint()
+
+    async def abort(self) -> None:
+        self.log.append("abort")
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_fault_of_our_own(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """I1: an exception that nobody foresaw ends its connection with 1011 and goes no further."""
+    manager, _ = make_manager()
+    closes: list[Close] = []
+    manager.on_disconnect(lambda conn, close: closes.append(close))
+    transport = FakeTransport(ZeroDivisionError())
+    async with serve_in_memory(manager) as memory:
+        conn = Connection(memory.server._node, HandshakeRequest(method="GET", target="/ws"), Identity(), None)
+        await live(conn, transport)
+        assert await conn.wait_closed() == Close(1011, "internal error")
+    assert transport.log == ["close 1011", "abort"]
+    assert closes == [Close(1011, "internal error")]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("connection failed: ")
+
+
 # The peer's end
 
 
@@ -642,7 +691,8 @@ async def test_one_slow_member(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery, serve_in_memory(manager) as memory:
         slow = await memory.connect(wrap=wrap)
         for _ in range(199):
-            nursery.start_soon(read, await memory.connect())
+            client = await memory.connect()
+            nursery.start_soon(read, client)
         await trio.testing.wait_all_tasks_blocked()
         streams[0].stall_sending()
         closed = 0

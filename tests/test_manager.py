@@ -252,9 +252,7 @@ async def test_path(path: str | None, asked: str, status: int, autojump_clock: M
         (None, "http://evil-example.com", True),
     ],
 )
-async def test_allowed_origins(
-    allowed: Any, origin: str, let_in: bool, autojump_clock: MockClock
-) -> None:
+async def test_allowed_origins(allowed: Any, origin: str, let_in: bool, autojump_clock: MockClock) -> None:
     """H6: ``allowed_origins`` of serve decides."""
     manager = Manager()
     async with trio.open_nursery() as nursery:
@@ -331,7 +329,9 @@ def test_run_without_being_told() -> None:
     manager = Manager()
 
     class Stops(MemoryBroker):
-        async def run(self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async def run(  # noqa: ASYNC128 - task_status is handed on
+            self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        ) -> None:
             manager.begin_shutdown()
             await super().run(deliver, task_status=task_status)
 

@@ -26,6 +26,7 @@ from trio_rooms import (
     NotServing,
     OutboxFull,
     Report,
+    serve_rooms,
 )
 from trio_rooms.testing import (
     FaultyStream,
@@ -798,3 +799,43 @@ async def test_a_ping_gets_through_a_busy_inbox(autojump_clock: MockClock) -> No
         assert scope.cancelled_caught
         gate.open.set()
         assert await guest.client.receive_pong() == b"late"
+
+
+# Over real sockets, where unread bytes make a reset and buffers are the kernel's
+
+
+@pytest.mark.sockets
+async def test_too_big_over_a_socket() -> None:
+    """P3: a client that is still sending its oversized message gets the 1009, not a reset that destroys it."""
+    manager = Manager(config=limited(max_message_bytes=1000))
+    async with serve_rooms(manager) as server, await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        host = f"127.0.0.1:{server.port}"
+        await stream.send_all(handshake_bytes(host=host) + client_frame(Opcode.TEXT, b"x" * 40_000))
+        data = b""
+        while chunk := await stream.receive_some():
+            data += chunk
+    response = split_response(data)
+    assert response is not None
+    (frame,) = parse_server_frames(response[2])
+    assert (frame.opcode, frame.payload[:2]) == (Opcode.CLOSE, close_payload(1009))
+    server.assert_quiescent()
+
+
+@pytest.mark.sockets
+async def test_never_reads_over_a_socket() -> None:
+    """S5: over a socket, too, who never reads is aborted when its buffers are full and a write has timed out."""
+    manager = Manager(config=Config(write_timeout=0.05))
+    connected, conns = trio.open_memory_channel[Connection](1)
+    manager.on_connect(connected.send_nowait)
+    async with serve_rooms(manager) as server, await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        await stream.send_all(handshake_bytes(host=f"127.0.0.1:{server.port}"))
+        await stream.receive_some()
+        conn = await conns.receive()
+        await conn.join("r")
+        with pytest.raises(ConnectionGone):  # noqa: PT012 - sent to until it is gone
+            while True:
+                await conn.send("x" * 100_000)
+        assert manager.get_room("r") is None
+        close = await conn.wait_closed()
+        assert (close.code, close.by) == (1006, "network")
+    server.assert_quiescent()

@@ -143,7 +143,7 @@ async def serve_busily(
     async with trio.open_nursery() as clients:
 
         async def come() -> None:
-            while manager.server is None:
+            while manager.server is None:  # noqa: ASYNC110 - it may be cancelled on its way up, and nobody tells
                 await trio.lowlevel.checkpoint()
             for state in STATES:
                 clients.start_soon(be_client, listener.dial(), state)
@@ -339,7 +339,9 @@ async def test_a_broker_that_fails_at_the_start(autojump_clock: MockClock) -> No
     """A broker that raises before it is connected: serve raises that, and its listeners are closed."""
 
     class NoBroker(MemoryBroker):
-        async def run(self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async def run(  # noqa: ASYNC128 - it never gets that far
+            self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        ) -> None:
             await trio.sleep(1)
             raise OSError("no route")
 

@@ -13,8 +13,8 @@ import trio.testing
 import trio_websocket
 
 from trio_rooms._wire import native
-from trio_rooms._wire.over_trio_websocket import CallersRequest, over_request, over_stream
 from trio_rooms._wire.frames import Frame
+from trio_rooms._wire.over_trio_websocket import CallersRequest, over_request, over_stream
 from trio_rooms._wire.transport import Close, Offer, Transport, TransportClosed
 from trio_rooms.testing import FaultyStream, ServerFrame, client_frame, handshake_bytes, parse_server_frames
 from trio_rooms.testing._raw import SAMPLE_KEY

@@ -6,7 +6,6 @@ reaches the accept loop or another connection.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -16,6 +15,7 @@ import attrs
 import trio
 
 from ._admission import Admission, Ticket
+from ._boundary import own_cancellations_only
 from ._connection import Connection
 from ._drain import Drain
 from ._errors import NotServing
@@ -23,11 +23,18 @@ from ._handshake import HandshakePolicy, Upgrade, full, judge, shake_hands, turn
 from ._lifecycle import live
 from ._node import Node
 from ._wire import native, over_trio_websocket
+from ._wire.ending import close_now
 from ._wire.over_trio_websocket import CallersRequest, over_request
 from ._wire.transport import Offer, TransportClosed
 
 #: Which transport carries the connections of a server.
 TransportName = Literal["trio-websocket", "native"]
+
+
+# Connections beyond max_connections that are being told so at the same time; each may take two seconds, and holds a
+# descriptor meanwhile. More of them are closed without a word. Half of the reserve that the default of
+# max_connections leaves; admission has the other half.
+_MAX_TURNING_AWAY = 32
 
 
 class Arrivals:
@@ -45,6 +52,7 @@ class Arrivals:
         self._scopes: set[trio.CancelScope] = set()
         self._empty = trio.lowlevel.ParkingLot()
         self._over = False
+        self._turning_away = 0
 
     @property
     def open(self) -> int:
@@ -70,7 +78,7 @@ class Arrivals:
 
     async def handle(self, stream: trio.abc.Stream) -> None:
         """Serve whatever the stream brings, and close it. Raises nothing but cancellation, and :exc:`NotServing`."""
-        await self._guard(lambda ticket: self._handle(stream, ticket), lambda: turn_away(stream))
+        await self._guard(lambda ticket: self._handle(stream, ticket), lambda: self._turn_away(stream))
 
     async def handle_request(self, request: CallersRequest) -> None:
         """Serve an upgrade that the caller's own trio-websocket server has read. Raises as :meth:`handle`."""
@@ -85,17 +93,14 @@ class Arrivals:
             ticket = self._admission.admit(scope)
             self._scopes.add(scope)
             try:
-                if ticket is not None:
-                    await handle(ticket)
-                else:
-                    self._node.counters.reject("full")
-                    await turn_away()
+                with own_cancellations_only():
+                    if ticket is not None:
+                        await handle(ticket)
+                    else:
+                        self._node.counters.reject("full")
+                        await turn_away()
             except* Exception as group:
                 await self._node.errors.report(None, group, "a connection")
-            except* trio.Cancelled:  # noqa: ASYNC103 - see below
-                # One that does not belong to us or to anybody above must not get further than this.
-                if trio.current_effective_deadline() == -math.inf:
-                    raise
             finally:
                 if ticket is not None:
                     ticket.release()
@@ -104,6 +109,16 @@ class Arrivals:
                     self._empty.unpark_all()
         if ticket is not None and ticket.pushed_out:
             self._node.counters.reject("pushed_out")
+
+    async def _turn_away(self, stream: trio.abc.Stream) -> None:
+        if self._turning_away >= _MAX_TURNING_AWAY:
+            await close_now(stream)
+            return
+        self._turning_away += 1
+        try:
+            await turn_away(stream)
+        finally:
+            self._turning_away -= 1
 
     async def _handle(self, stream: trio.abc.Stream, ticket: Ticket) -> None:
         deadline = trio.current_time() + self._node.config.handshake_timeout

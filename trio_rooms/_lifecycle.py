@@ -16,7 +16,6 @@ recorded code while the hooks that are due run.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -56,10 +55,6 @@ async def live(conn: Connection, transport: Transport) -> None:
                     conn._nursery = None  # whoever still wants to start a task there is told ConnectionGone
         except* Exception as group:
             error = group
-        except* trio.Cancelled as group:  # noqa: ASYNC103 - re-raised unless nobody above us is cancelled
-            if trio.current_effective_deadline() == -math.inf:
-                raise
-            error = group  # user code kept a Cancelled and raised it again; it must not reach the server
     finally:
         if error is not None:
             conn._end(Close(1011, "internal error"))

@@ -130,7 +130,7 @@ class Server:
             raise AssertionError("left after serve: " + ", ".join(left))
 
 
-async def serve(
+async def serve(  # noqa: ASYNC128 - task_status is handed on
     make_node: Callable[[trio.Nursery], Node],
     *,
     host: str,
@@ -169,7 +169,7 @@ async def serve(
                 connections_over.set()
     finally:
         for listener in opened:
-            await close_now(listener)
+            await close_now(listener)  # noqa: ASYNC102 - it shields itself
         if server is not None:
             server._over.set()
 
