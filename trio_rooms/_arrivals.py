@@ -25,7 +25,6 @@ from ._wire.ending import close_now
 from ._wire.over_trio_websocket import CallersRequest, Offer, over_request, over_stream
 from ._wire.transport import TransportClosed
 
-
 # Connections beyond max_connections that are being told so at the same time; each may take two seconds, and holds a
 # descriptor meanwhile. More of them are closed without a word. Half of the reserve that the default of
 # max_connections leaves; admission has the other half.
