@@ -30,7 +30,6 @@ from ._wire.transport import Offer, TransportClosed
 #: Which transport carries the connections of a server.
 TransportName = Literal["trio-websocket", "native"]
 
-
 # Connections beyond max_connections that are being told so at the same time; each may take two seconds, and holds a
 # descriptor meanwhile. More of them are closed without a word. Half of the reserve that the default of
 # max_connections leaves; admission has the other half.
