@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from subprocess import PIPE
+from subprocess import PIPE, run
 from urllib.parse import urlsplit
 
 import attrs
@@ -140,6 +140,12 @@ def test_defaults() -> None:
     """Only this machine is served unless told otherwise."""
     options = make_parser().parse_args(["serve", "chat:manager"])
     assert (options.host, options.port, options.path, options.allow_origin) == ("127.0.0.1", 8080, "/ws", None)
+
+
+def test_as_a_module() -> None:
+    """``python -m trio_rooms`` is the command, too."""
+    done = run([sys.executable, "-m", "trio_rooms", "--version"], capture_output=True, check=True, text=True)
+    assert trio_rooms.__version__ in done.stdout
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

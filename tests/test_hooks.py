@@ -418,6 +418,8 @@ async def test_a_failed_join_hook_is_reported_wherever_the_join_was(where: str, 
         await client.send_action("go")
         await settle()
         assert of(log, "error").count(("ValueError",)) == 1
+        if where in {"on_connect", "session"}:
+            await client.expect_close(1011)
         await client.aclose()
 
 

@@ -323,6 +323,8 @@ class Dispatcher:
         try:
             with own_cancellations_only():
                 await session(self._conn)
+        except InternalError:
+            self._conn.close(1011, "internal error")  # a hook of a join that it made; reported there
         except ActionError as exc:
             self._conn.close(4500, exc.code)
         except Exception as exc:

@@ -24,7 +24,7 @@ import trio
 
 from ._boundary import own_cancellations_only, says_only_gone
 from ._context import enter_connection, leave_connection
-from ._errors import ActionError
+from ._errors import ActionError, InternalError
 from ._keepalive import keep_alive
 from ._wire.sink import WriteTimedOut
 from ._wire.transport import Close, Transport, TransportClosed
@@ -69,6 +69,8 @@ async def _serve(conn: Connection) -> None:
         try:
             with own_cancellations_only():
                 await compose(conn._node.registry.connection_middleware)(conn)
+        except InternalError:
+            conn.close(1011, "internal error")  # a hook of a join that it made; reported there
         except ActionError as exc:
             conn.close(4500, exc.code)
         except Exception as exc:
