@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -33,6 +33,11 @@ class Told:
     last_heard: float = math.inf
     paused: bool = False
     rtt: float | None = None
+    control_due: bool = False
+    on_control: Callable[[], None] = lambda: None
+
+    async def send_control(self) -> None:
+        raise AssertionError("nothing is due")
 
     def bring(self, *what: str | Close) -> None:
         """Let the reader get messages, or the end."""

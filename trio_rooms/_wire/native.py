@@ -175,7 +175,7 @@ class NativeTransport:
         except (*GONE, TransportClosed):
             pass  # nobody is there to be polite to
         finally:
-            await self.abort()
+            await self.abort()  # noqa: ASYNC102 - it shields itself
 
     async def _bow_out(self) -> None:
         """The end of the stream, when the close frames have been exchanged or ours was the last word."""
