@@ -8,11 +8,21 @@ from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any
 
+import hypothesis
 import pytest
 import trio
 from trio.testing import MockClock
 
 pytest_plugins = ["trio_rooms.testing.fixtures"]
+
+# No test is about wall-clock time, its generated examples included; and CI is to try the same ones each time.
+hypothesis.settings.register_profile(
+    "trio_rooms",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("trio_rooms")
 
 #: Seconds of a MockClock. They cost nothing; without a bound a deadlock under autojump spins for ever.
 VIRTUAL_LIMIT = 3600.0
