@@ -129,6 +129,18 @@ async def test_message_timeout(begin: bytes, autojump_clock: MockClock) -> None:
         await client.aclose()
 
 
+async def test_message_timeout_is_for_each_message(autojump_clock: MockClock) -> None:
+    """P4: a peer that is always in the middle of some message, but finishes each in time, is left alone."""
+    async with serve_in_memory(make_manager(message_timeout=7), transport="native") as memory:
+        client = await memory.connect()
+        await client.send_raw(TEXT[:9])
+        for _ in range(5):
+            await trio.sleep(5)
+            await client.send_raw(TEXT[9:] + TEXT[:9])
+            assert await client.receive_json() == {"id": 1, "data": "hi"}
+        await client.aclose()
+
+
 async def test_time_in_which_we_do_not_read_does_not_count(autojump_clock: MockClock) -> None:
     """P4: a full inbox holds reading back; the half message behind it has its whole time afterwards."""
     manager = make_manager(message_timeout=7, inbox_messages=1)

@@ -74,9 +74,10 @@ class NativeTransport:
         """The next message; handles the control frames in front of it."""
         while True:
             while self._events:
+                if isinstance(self._events[0], (str, bytes)):
+                    await self._take_turns()  # before it is taken out: a cancel here loses no message
                 event = self._events.popleft()
                 if isinstance(event, (str, bytes)):
-                    await self._take_turns()
                     return event
                 self._control(event)
             await self._read_more()
@@ -115,10 +116,11 @@ class NativeTransport:
             self._events.append(_LOST)
             return
         self.last_heard = trio.current_time()
-        self._events.extend(self._reader.feed(data))
-        if not self._reader.in_message:
-            self._message_deadline = math.inf
-        elif self._message_deadline == math.inf:
+        events = self._reader.feed(data)
+        self._events.extend(events)
+        if not self._reader.in_message or any(isinstance(event, (str, bytes)) for event in events):
+            self._message_deadline = math.inf  # what is begun now is another message
+        if self._reader.in_message and self._message_deadline == math.inf:
             self._message_deadline = self.last_heard + self._message_timeout
 
     async def _wait_for_room(self) -> None:
