@@ -860,6 +860,41 @@ async def test_a_torn_send_is_the_last(autojump_clock: MockClock, script: Script
     assert near.bytes_sent == 3
 
 
+async def test_a_pong_is_not_torn_by_the_end_of_a_receive(autojump_clock: MockClock, script: Script) -> None:
+    """A receive that is cancelled in the middle of a pong sends it whole before it ends."""
+    near = FaultyStream(script.near)
+    client = TestClient(near)
+    near.stall_sending(after=3)
+    await script.send(server_frame(Opcode.PING, b"1"))
+
+    async def go_on() -> None:
+        await trio.sleep(0.7)
+        near.resume_sending()
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go_on)
+            with trio.move_on_after(0.5) as scope:
+                await client.receive()
+        assert scope.cancelled_caught
+        await client.send_text("next")
+    assert await script.received() == [(Opcode.PONG, b"1"), (Opcode.TEXT, b"next")]
+
+
+async def test_a_pong_that_does_not_leave_holds_nobody(autojump_clock: MockClock, script: Script) -> None:
+    """A cancelled receive waits for its pong no longer than a second, and then the connection is torn."""
+    near = FaultyStream(script.near)
+    client = TestClient(near)
+    near.stall_sending(after=3)
+    await script.send(server_frame(Opcode.PING, b"1"))
+    with trio.move_on_after(0.5) as scope:
+        await client.receive()
+    assert scope.cancelled_caught
+    assert trio.current_time() <= 1
+    with pytest.raises(trio.BrokenResourceError, match="cut short"):
+        await client.send_text("x")
+
+
 async def test_a_send_that_never_began_tears_nothing(autojump_clock: MockClock, script: Script) -> None:
     """A send that is cancelled while it waits for another leaves the client whole."""
     near = FaultyStream(script.near)

@@ -31,6 +31,9 @@ from trio_rooms.testing._upgrade import upgrade
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+# For how many seconds a pong goes on being sent after whoever receives was cancelled.
+_ANSWER_TIME = 1.0
+
 
 class TestClient(trio.abc.AsyncResource):
     """The client's end of one WebSocket connection over any `trio.abc.Stream`.
@@ -39,7 +42,8 @@ class TestClient(trio.abc.AsyncResource):
     stream. Leaving ``async with`` drops the connection as `aclose` does, without a close frame.
 
     One task at a time may receive (`trio.BusyResourceError`); a `request` or `close` receives too.
-    Any number may send. Receiving is safe to cancel: no message is lost, and a torn pong is noted.
+    Any number may send. Receiving is safe to cancel: no message is lost, and a pong that is being sent is
+    sent whole, unless the server does not take it within a second.
 
     Attributes:
       subprotocol: what the server selected, or None.
@@ -397,4 +401,8 @@ class TestClient(trio.abc.AsyncResource):
             async with self._sending:
                 # A server that is gone gets no answer, nor does it after our EOF; what it sent still counts.
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self._write(due.popleft())
+                    # Whoever receives for a limited time must not find the connection torn at the end of it.
+                    with trio.move_on_after(_ANSWER_TIME, shield=True) as scope:
+                        await self._write(due.popleft())
+                    if scope.cancelled_caught:
+                        await trio.lowlevel.checkpoint_if_cancelled()
