@@ -11,7 +11,7 @@ import nox
 from packaging.requirements import Requirement
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "typing", "tests", "tests_min", "coverage"]
+nox.options.sessions = ["lint", "typing", "tests", "tests_min", "tests_oracle", "coverage"]
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 # A missing interpreter is a skip that the summary shows, also where CI is set.
@@ -44,9 +44,9 @@ def lowest(requirement: str) -> str:
     return f"{parsed.name}=={bound}"
 
 
-def run_tests(session: nox.Session, *command: str) -> None:
+def run_tests(session: nox.Session, *command: str, env: dict[str, str] | None = None) -> None:
     """Run the tests against the installed package: safe path keeps the checkout off ``sys.path``."""
-    session.run("python", "-m", *command, *session.posargs, env={"PYTHONSAFEPATH": "1"})
+    session.run("python", "-m", *command, *session.posargs, env={"PYTHONSAFEPATH": "1", **(env or {})})
 
 
 @nox.session
@@ -88,6 +88,27 @@ def tests_min(session: nox.Session) -> None:
     pins = [lowest(requirement) for requirement in PYPROJECT["project"]["dependencies"]]
     session.install(".", *pins, *group("tests"))
     run_tests(session, "pytest")
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """The tests marked ``long``, with 10,000 generated examples each; not a part of plain ``nox``."""
+    session.install(".", *group("tests"))
+    run_tests(session, "pytest", "-m", "long", env={"HYPOTHESIS_PROFILE": "long"})
+
+
+@nox.session
+def tests_oracle(session: nox.Session) -> None:
+    """The tests over the transport that is not the default, whose bytes and close codes are others' work."""
+    session.install(".", *group("tests"))
+    run_tests(session, "pytest", "--transport=trio-websocket")
+
+
+@nox.session
+def autobahn(session: nox.Session) -> None:
+    """Autobahn's cases against the native transport; ``-- --quick plain`` takes seconds; not a part of plain ``nox``."""
+    session.install(".", *group("autobahn"))
+    session.run("python", "tests/autobahn", *session.posargs, env={"PYTHONSAFEPATH": "1"})
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""For all tests: a bound in time for each trio test, and no silent skips in CI."""
+"""For all tests: a bound in time for each trio test, the transport, and no silent skips in CI."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+import transport_default
+
 pytest_plugins = ["trio_rooms.testing.fixtures"]
 
 # No test is about wall-clock time, its generated examples included; and CI is to try the same ones each time.
@@ -22,11 +24,41 @@ hypothesis.settings.register_profile(
     derandomize="CI" in os.environ,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
-hypothesis.settings.load_profile("trio_rooms")
+# `nox -s long` looks for new ones instead, many of them, and says how to repeat what it finds.
+hypothesis.settings.register_profile(
+    "long",
+    parent=hypothesis.settings.get_profile("trio_rooms"),
+    max_examples=10_000,
+    derandomize=False,
+    print_blob=True,
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "trio_rooms"))
 
 #: Seconds of a MockClock. They cost nothing; without a bound a deadlock under autojump spins for ever.
 VIRTUAL_LIMIT = 3600.0
 REAL_LIMIT = 60.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--transport=NAME``."""
+    parser.addoption(
+        "--transport",
+        choices=["native", "trio-websocket"],
+        help="the transport of all servers for which a test names none (default: the library's default)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the transport, also of the programs that tests start."""
+    if name := config.getoption("transport"):
+        transport_default.set_default(name)
+        transport_default.set_default_of_programs(name)
+
+
+@pytest.fixture
+def transport(pytestconfig: pytest.Config) -> str:
+    """The transport of all servers for which a test names none."""
+    return pytestconfig.getoption("transport") or "native"
 
 
 def bounded(function: Callable[..., Awaitable[None]], limit: float | None) -> Callable[..., Awaitable[None]]:

@@ -57,9 +57,9 @@ class Hall:
 
 
 @asynccontextmanager
-async def hall(manager: Manager) -> AsyncIterator[Hall]:
-    """Serve a manager; at the end nothing of it is left."""
-    async with serve_in_memory(manager) as memory:
+async def hall(manager: Manager, **options: Any) -> AsyncIterator[Hall]:
+    """Serve a manager, with the options of ``serve_in_memory``; at the end nothing of it is left."""
+    async with serve_in_memory(manager, **options) as memory:
         yield Hall(manager, memory)
 
 

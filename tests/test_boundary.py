@@ -196,6 +196,7 @@ async def provoke(client: TestClient, place: str) -> None:
             await client.send_action("$join", {"room": "culprit"}, id=1)
         case "on_leave_room":
             await client.send_action("$join", {"room": "culprit"})
+            await wait_all_tasks_blocked()  # leaving a room while one still joins it would cancel the join
             await client.send_action("$leave", {"room": "culprit"})
         case "on_connect" | "connection middleware":
             pass

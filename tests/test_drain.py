@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -617,3 +618,22 @@ async def test_the_log_is_silent_otherwise(autojump_clock: MockClock, caplog: py
         with pytest.raises(Closed):
             await client.receive()
     assert not caplog.records
+
+
+@pytest.mark.parametrize("transport", ["native", "trio-websocket"])
+async def test_a_cancellation_while_something_is_to_be_written(transport: Any, autojump_clock: MockClock) -> None:
+    """Invariant 3: a write that did not begin before the cancellation tears nothing; the close frame goes out."""
+    manager = Manager()
+    clients: list[TestClient] = []
+    with trio.CancelScope() as scope:
+        async with serve_in_memory(manager, transport=transport) as memory:
+            clients.extend([await memory.connect() for _ in range(10)])
+            await trio.testing.wait_all_tasks_blocked()
+            for conn in manager.connections.values():
+                conn.send_nowait("too late")
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    for client in clients:
+        await client.expect_close(1001)
+        await client.aclose()

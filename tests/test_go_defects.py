@@ -239,7 +239,7 @@ async def test_errors_of_on_disconnect_are_dropped(autojump_clock: MockClock) ->
         client = await memory.connect()
         conn = await connection_of(manager, client)
         await client.close()
-        await wait_all_tasks_blocked()
+        await conn.wait_closed()
         assert reported == [(conn, "the database is gone")]
         assert ran == [conn.id]
         assert memory.server.statistics().handler_errors == 1

@@ -166,6 +166,30 @@ async def test_pings_are_coalesced(autojump_clock: MockClock) -> None:
         await client.aclose()
 
 
+async def test_a_flood_of_pings_is_owed_a_few_pongs(autojump_clock: MockClock) -> None:
+    """Invariant 5: while nothing can be written, pings that are read one by one fill nothing: the latest count."""
+    streams: list[FaultyStream] = []
+
+    def wrap(stream: trio.abc.Stream) -> FaultyStream:
+        streams.append(FaultyStream(stream))
+        return streams[0]
+
+    async with serve_in_memory(make_manager(), transport="native") as memory:
+        client = await memory.connect(wrap=wrap)
+        streams[0].stall_sending(0)
+        for n in range(200):
+            await client.send_raw(client_frame(Opcode.PING, b"%d" % n))
+            await wait_all_tasks_blocked()
+        streams[0].resume_sending()
+        pongs: list[bytes] = []
+        with trio.move_on_after(1):
+            while True:
+                pongs.append(await client.receive_pong())
+        assert pongs[-1] == b"199"
+        assert len(pongs) <= 20
+        await client.aclose()
+
+
 async def test_the_close_is_answered_while_a_handler_runs(autojump_clock: MockClock) -> None:
     """P6: a close that comes while a handler is busy is answered at once; the handler has its close_timeout."""
     async with serve_in_memory(make_manager(), transport="native") as memory:

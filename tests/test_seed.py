@@ -394,8 +394,9 @@ async def test_hooks(autojump_clock: MockClock) -> None:
         client = await memory.connect()
         await client.send_action("join", "workflow_123")
         assert "error" in await client.receive_json()
+        (conn,) = manager.connections.values()
         await client.close()
-        await wait_all_tasks_blocked()
+        await conn.wait_closed()
         assert log == [
             ("connect", {}),
             ("message", "join"),

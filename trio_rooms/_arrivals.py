@@ -28,7 +28,7 @@ from ._wire.over_trio_websocket import CallersRequest, over_request
 from ._wire.transport import Offer, TransportClosed
 
 #: Which transport carries the connections of a server.
-TransportName = Literal["trio-websocket", "native"]
+TransportName = Literal["native", "trio-websocket"]
 
 # Connections beyond max_connections that are being told so at the same time; each may take two seconds, and holds a
 # descriptor meanwhile. More of them are closed without a word. Half of the reserve that the default of

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import trio
 
 from ._errors import ConnectionGone
 
 
-@contextmanager
-def own_cancellations_only() -> Iterator[None]:
+class own_cancellations_only:  # noqa: N801 - used like a function
     """Around a call of the program's code: a ``Cancelled`` that nobody's cancellation brought is an error.
 
     Code that keeps a ``Cancelled`` and raises it again later would otherwise silently end the nearest
     nursery: a nursery takes it for an answer to the cancel that it itself answers it with.
     """
-    try:
-        yield
-    except BaseException as exc:
-        if _has_stray_cancelled(exc):
-            raise RuntimeError("a trio.Cancelled was raised outside of the scope that it belongs to") from exc  # noqa: ASYNC104
-        raise
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
+        if exc is not None and _has_stray_cancelled(exc):
+            raise RuntimeError("a trio.Cancelled was raised outside of the scope that it belongs to") from exc
 
 
 def _has_stray_cancelled(error: BaseException) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 import trio
 
+from . import _gc
 from ._arrivals import TransportName
 from ._config import Config
 from ._connection import Connection
@@ -73,7 +74,7 @@ class Manager(Registrar):
         path: str | None = "/ws",
         listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         allowed_origins: AllowedOrigins = "same",
-        transport: TransportName = "trio-websocket",
+        transport: TransportName = "native",
         task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Serve until shut down: ``server = await nursery.start(manager.serve)``.
@@ -89,8 +90,9 @@ class Manager(Registrar):
             only what is given to :meth:`handle_connection`.
           allowed_origins: "same" (default): pages of the same host and port, and clients that send no Origin.
             A list of "https://app.example.com" or "https://*.example.com": those. None: any.
-          transport: "trio-websocket" (default) or "native", the library's own: it also enforces ``max_fragments``,
-            ``message_timeout`` and the size that a frame declares, and joins what it writes.
+          transport: Who reads and writes frames: "native" (default), the library itself, or "trio-websocket". That one
+            does not enforce ``max_fragments``, ``message_timeout`` and the size that a frame declares, and writes
+            each frame by itself.
 
         Raises :exc:`AlreadyServing`, OSError if it cannot listen, and whatever the broker fails with.
         """
@@ -141,28 +143,33 @@ class Manager(Registrar):
         path: str | None = "/ws",
         allowed_origins: AllowedOrigins = "same",
         on_listening: Callable[[Server], None] | None = None,
+        tune_gc: bool = True,
     ) -> None:
         """Serve as a whole program, until SIGINT or SIGTERM has been answered with a shutdown.
 
-        A second SIGINT cancels at once. Calls ``trio.run``. ``on_listening`` is called once with the server.
-        """
-        serve_it = partial(self._serve_and_tell, on_listening, host, port, path, allowed_origins)
-        trio.run(run_until_signalled, serve_it, self.begin_shutdown)
+        A second SIGINT cancels at once. Calls ``trio.run``.
 
-    async def _serve_and_tell(
-        self,
-        on_listening: Callable[[Server], None] | None,
-        host: str,
-        port: int,
-        path: str | None,
-        allowed_origins: AllowedOrigins,
-    ) -> None:
-        async with trio.open_nursery() as nursery:
-            server = await nursery.start(
-                partial(self.serve, host=host, port=port, path=path, allowed_origins=allowed_origins)
-            )
-            if on_listening is not None:
-                on_listening(server)
+        Args:
+          host, port, path, allowed_origins: As for :meth:`serve`.
+          on_listening: Called once with the server.
+          tune_gc: Tune Python's cyclic garbage collector before ``on_listening`` is called: what is there by then is
+            frozen, the thresholds are raised to 20000, 20, 50 where they were lower. When ``run`` ends, the
+            thresholds are what they were and all is unfrozen, also what the program itself had frozen. False leaves
+            the collector alone.
+        """
+
+        async def serve_it() -> None:
+            async with trio.open_nursery() as nursery:
+                server = await nursery.start(
+                    partial(self.serve, host=host, port=port, path=path, allowed_origins=allowed_origins)
+                )
+                if tune_gc:
+                    _gc.tune()
+                if on_listening is not None:
+                    on_listening(server)
+
+        with _gc.restored() if tune_gc else nullcontext():
+            trio.run(run_until_signalled, serve_it, self.begin_shutdown)
 
     def begin_shutdown(self, *, returning: bool = True) -> None:
         """Begin to shut down; synchronous and idempotent. Without a running serve it does nothing.
@@ -301,7 +308,7 @@ async def serve_rooms(
     path: str | None = "/ws",
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     allowed_origins: AllowedOrigins = "same",
-    transport: TransportName = "trio-websocket",
+    transport: TransportName = "native",
 ) -> AsyncIterator[Server]:
     """``async with serve_rooms(manager, port=8080) as server:`` serves for the length of the block.
 

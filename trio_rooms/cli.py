@@ -60,6 +60,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--port", type=port_number, default=8080, help="port to listen on; 0 takes a free one (default: %(default)s)"
     )
     listening.add_argument("--verbose", action="store_true", help="log debugging messages, too")
+    listening.add_argument(
+        "--no-tune-gc", action="store_false", dest="tune_gc", help="leave Python's cyclic garbage collector as it is"
+    )
 
     parser = argparse.ArgumentParser(prog="trio-rooms", description="WebSocket rooms for trio.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {trio_rooms.__version__}")
@@ -131,6 +134,7 @@ def run(
             path=path,
             allowed_origins=allowed_origins,
             on_listening=on_listening,
+            tune_gc=options.tune_gc,
         )
     except* (OSError, ValueError) as group:
         if listening:

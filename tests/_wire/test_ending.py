@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 import trio
 import trio.testing
@@ -49,6 +51,73 @@ async def test_see_off_a_stream_of_one_piece(autojump_clock: MockClock) -> None:
 
     await near.aclose()
     await see_off(Whole())
+
+
+async def tls_pair() -> tuple[trio.SSLStream[trio.abc.Stream], trio.SSLStream[trio.abc.Stream]]:
+    """Server's and client's end of TLS in memory; anonymous, so that nobody needs a certificate."""
+    near, far = trio.testing.memory_stream_pair()
+    server, client = (ssl.SSLContext(kind) for kind in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
+    client.check_hostname = False
+    for context in (server, client):
+        context.verify_mode = ssl.CERT_NONE
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers("aNULL:@SECLEVEL=0")
+    ours = trio.SSLStream[trio.abc.Stream](near, server, server_side=True)
+    theirs = trio.SSLStream[trio.abc.Stream](far, client)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.do_handshake)
+        nursery.start_soon(theirs.do_handshake)
+    return ours, theirs
+
+
+async def test_see_off_tls(autojump_clock: MockClock) -> None:
+    """TLS is ended as TLS ends: the peer sees the end at once, and no truncation; again is told as closed."""
+    near, far = await tls_pair()
+    await near.send_all(b"last")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(see_off, near)
+        assert await far.receive_some() == b"last"
+        assert await far.receive_some() == b""
+        await far.aclose()
+    assert trio.current_time() == 0
+    with pytest.raises(trio.ClosedResourceError):
+        await see_off(near)
+    await close_now(near)
+
+
+async def test_see_off_tls_of_a_peer_that_sends_on(autojump_clock: MockClock) -> None:
+    """What comes behind our end of TLS is drained as from any stream, so that the last words arrive."""
+    near, far = await tls_pair()
+    await far.send_all(bytes(50_000))
+    await near.send_all(b"last")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(see_off, near)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await far.receive_some() == b"last"
+        await far.transport_stream.aclose()
+    assert trio.current_time() == 0
+    await close_now(near)
+
+
+async def test_see_off_tls_of_a_peer_that_goes_without_a_word(autojump_clock: MockClock) -> None:
+    """A peer that hangs up without an end of TLS has hung up."""
+    near, far = await tls_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(see_off, near)
+        await far.transport_stream.aclose()
+    assert trio.current_time() == 0
+    await close_now(near)
+
+
+async def test_see_off_tls_of_a_silent_peer(autojump_clock: MockClock) -> None:
+    """A peer that does nothing is left when the caller's time is over, and what is below TLS is closed then."""
+    near, far = await tls_pair()
+    with trio.move_on_after(1):
+        await see_off(near)
+    await close_now(near)
+    assert trio.current_time() == 1
+    assert await far.receive_some() == b""
+    assert await far.transport_stream.receive_some() == b""
 
 
 @pytest.mark.parametrize("cancelled", [False, True])

@@ -87,15 +87,8 @@ def parse(text: str, limits: Limits, *, now: float) -> Message:
     timeout = envelope.timeout_ms
     if timeout is not None and not timeout > 0:
         raise Malformed("timeout_ms is a positive number", ident)
-    return Message(
-        action=action,
-        id=ident,
-        room=envelope.room,
-        deadline=math.inf if timeout is None else now + timeout / 1000,
-        raw=bytes(envelope.data),
-        text=text,
-        max_depth=limits.max_depth,
-    )
+    deadline = math.inf if timeout is None else now + timeout / 1000
+    return Message(action, ident, envelope.room, deadline, bytes(envelope.data), text, limits.max_depth)
 
 
 class Malformed(BadMessage):
@@ -137,7 +130,10 @@ def _is_id(ident: Id | None, limits: Limits) -> bool:
         return -(2**63) <= ident < 2**63
     if ident is None:
         return True
-    return len(ident) <= limits.max_id_chars and not any(unicodedata.category(char) == "Cc" for char in ident)
+    # What is printable holds no control character; what is not may be a space of some kind.
+    return len(ident) <= limits.max_id_chars and (
+        ident.isprintable() or not any(unicodedata.category(char) == "Cc" for char in ident)
+    )
 
 
 def _salvage_id(text: str, limits: Limits) -> Id | None:

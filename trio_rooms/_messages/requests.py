@@ -4,11 +4,13 @@ Theory of operation. The reader puts every message of one read into the inbox, s
 middle of what has been read; before the transport reads *again* it waits at the inbox's gate until fewer
 than ``limit`` messages are left. So the bound is the limit plus what one read brings, TCP slows a peer
 that sends faster than its handlers run, and control frames within what was read are still answered.
+
+Every connection has these, and most are idle: a queue and a gate are made when the first message has to wait.
 """
 
 from __future__ import annotations
 
-import math
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -18,6 +20,7 @@ import trio
 from .._errors import ActionError, DuplicateId
 from .codec import Id
 from .envelope import Message
+from .router import Handler
 
 #: What stands for a result where the request has been answered already.
 ANSWERED: Final[Any] = object()
@@ -30,6 +33,8 @@ class Request:
     message: Message | None
     id: Id | None
     error: ActionError | None = None
+    handler: Handler | None = None
+    """Who is to handle the message; None for the library's own actions and unknown ones."""
     joins: str | None = None
     """The room that it asks to join."""
     cancelled: bool = False
@@ -47,77 +52,131 @@ class Request:
         return self.scope is None
 
 
+# One read may bring thousands of messages; others get their turn after this many.
+_TAKES_PER_TURN = 32
+
+
 class Inbox:
-    """Decoded messages that wait for the dispatcher: a memory channel with a gate in front."""
+    """Decoded messages that wait for the dispatcher, the only one who takes, with a gate in front.
+
+    A request that comes while the dispatcher waits for one is handed to it at once and is never queued.
+    """
+
+    __slots__ = ("_closed", "_gate", "_handed", "_limit", "_queue", "_taken", "_taker")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._send, self._receive = trio.open_memory_channel[Request](math.inf)
-        self._gate = trio.lowlevel.ParkingLot()
+        self._queue: deque[Request] | None = None
+        self._gate: trio.lowlevel.ParkingLot | None = None
+        self._taker: trio.lowlevel.Task | None = None
+        self._handed: Request | None = None
+        self._taken = 0
         self._closed = False
 
     def put(self, request: Request) -> bool:
         """Add a request; never refuses for want of room, see the module's theory. False after :meth:`close`."""
-        if not self._closed:
-            self._send.send_nowait(request)
-        return not self._closed
+        if self._closed:
+            return False
+        if self._taker is not None:
+            self._handed = request
+            self._wake()
+        else:
+            if self._queue is None:
+                self._queue = deque()
+            self._queue.append(request)
+        return True
 
     async def wait_for_room(self) -> None:
-        """The gate: what a transport awaits before it reads more. Open for ever once the inbox is closed."""
-        await trio.lowlevel.checkpoint()
+        """The gate: what a transport awaits before it reads more. Open for ever once the inbox is closed.
+
+        A checkpoint only if it is shut; reading is one anyway.
+        """
         while not self._closed and len(self) >= self._limit:
+            if self._gate is None:
+                self._gate = trio.lowlevel.ParkingLot()
             await self._gate.park()
 
     async def take(self) -> Request:
-        """The next request. Raises ``trio.EndOfChannel`` when closed and empty. Always a checkpoint."""
-        request = await self._receive.receive()
-        if len(self) < self._limit:
-            self._gate.unpark_all()
-        return request
+        """The next request. Raises ``trio.EndOfChannel`` when closed and empty.
+
+        Sees a cancellation each time; with requests waiting, others get their turn every so many.
+        """
+        if self._queue:
+            self._taken += 1
+            if self._taken % _TAKES_PER_TURN:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            else:
+                await trio.lowlevel.checkpoint()
+        if self._queue:
+            request = self._queue.popleft()
+            if len(self._queue) < self._limit:
+                self._open_gate()
+            return request
+        if not self._closed:
+            await self._park()
+        handed, self._handed = self._handed, None
+        if handed is None:
+            raise trio.EndOfChannel
+        return handed
 
     def close(self, *, discard: bool) -> None:
         """Take nothing more in; with ``discard`` forget what waits. Idempotent."""
         self._closed = True
-        self._send.close()
-        self._gate.unpark_all()
-        while discard:
-            try:
-                self._receive.receive_nowait()
-            except (trio.WouldBlock, trio.EndOfChannel):
-                return
+        if discard:
+            self._queue = None
+        self._open_gate()
+        if self._taker is not None:
+            self._wake()
 
     def __len__(self) -> int:
-        return self._receive.statistics().current_buffer_used
+        return len(self._queue) if self._queue else 0
+
+    def _open_gate(self) -> None:
+        if self._gate is not None:
+            self._gate.unpark_all()
+
+    async def _park(self) -> None:
+        self._taker = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _wake(self) -> None:
+        assert self._taker is not None
+        trio.lowlevel.reschedule(self._taker)
+        self._taker = None
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._taker = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class InFlight:
     """Requests of one connection that have not been answered yet, and messages without an id that still run."""
 
+    __slots__ = ("_requests", "concurrent")
+
     def __init__(self) -> None:
-        self._by_id: dict[Id, Request] = {}
-        self._without_id: set[Request] = set()
+        self._requests: dict[Id | Request, Request] = {}  # what has no id stands under itself
         self.concurrent = 0
         """Handlers that run beside the dispatcher."""
 
     def add(self, request: Request) -> None:
         """Enter a request. Raises :exc:`DuplicateId`; the request that has the id stays as it is."""
-        if request.id is None:
-            self._without_id.add(request)
-        elif request.id in self._by_id:
+        if self._requests.setdefault(_key(request), request) is not request:
             raise DuplicateId
-        else:
-            self._by_id[request.id] = request
 
     def discard(self, request: Request) -> None:
-        """The request has been answered."""
-        if request.id is None:
-            self._without_id.discard(request)
-        elif self._by_id.get(request.id) is request:
-            del self._by_id[request.id]
+        """The request has been answered, or is in this step: its id is free. Idempotent."""
+        key = _key(request)
+        if self._requests.get(key) is request:
+            del self._requests[key]
 
     def find(self, ident: Id) -> Request | None:
         """The request with an id; None if there is none (it may just have been answered)."""
-        return self._by_id.get(ident)
+        return self._requests.get(ident)
 
     def __iter__(self) -> Iterator[Request]:
-        return iter((*self._by_id.values(), *self._without_id))
+        return iter(tuple(self._requests.values()))
+
+
+def _key(request: Request) -> Id | Request:
+    return request if request.id is None else request.id

@@ -31,17 +31,22 @@ class Handler:
     concurrent: bool
     takes: Literal["nothing", "message", "raw", "typed"]
     decoder: msgspec.json.Decoder[Any] | None
+    beside: bool = attrs.field(init=False)
+    """Whether it runs in a task of its own."""
+
+    @beside.default
+    def _runs_beside(self) -> bool:
+        return self.streams or self.concurrent
 
     def arguments(self, message: Message, *, max_depth: int) -> tuple[Any, ...]:
         """What follows the connection in the call. Raises :exc:`BadMessage`."""
+        if self.decoder is not None:
+            return (decode_as(self.decoder, message.raw, max_depth=max_depth),)
         if self.takes == "nothing":
             return ()
         if self.takes == "message":
             return (message,)
-        if self.takes == "raw":
-            return (msgspec.Raw(checked(message.raw, max_depth=max_depth)),)
-        assert self.decoder is not None
-        return (decode_as(self.decoder, message.raw, max_depth=max_depth),)
+        return (msgspec.Raw(checked(message.raw, max_depth=max_depth)),)
 
 
 class Router:

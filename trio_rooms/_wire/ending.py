@@ -19,6 +19,9 @@ async def see_off(stream: trio.abc.Stream) -> None:
 
     Closing a socket with unread bytes in it sends a reset, which may overtake what was written and destroy it.
     """
+    if isinstance(stream, trio.SSLStream):
+        await _see_off_tls(stream)
+        return
     if isinstance(stream, trio.abc.HalfCloseableStream):
         await stream.send_eof()
     remaining = _MAX_DRAIN_BYTES
@@ -27,6 +30,20 @@ async def see_off(stream: trio.abc.Stream) -> None:
         if not data:
             return
         remaining -= len(data)
+
+
+async def _see_off_tls(stream: trio.SSLStream[trio.abc.Stream]) -> None:
+    """The same below TLS, which has an end of its own, and cannot be ended in one direction.
+
+    Without its close_notify a proper end looks like a truncation to the peer, or like none, and it goes on waiting.
+    """
+    below = stream.transport_stream
+    with contextlib.suppress(trio.BrokenResourceError):  # the peer may go without a close_notify, or send on
+        await stream.unwrap()
+    try:
+        await see_off(below)
+    finally:
+        await close_now(below)  # noqa: ASYNC102 - it shields itself; a stream that was unwrapped does not close it
 
 
 async def close_now(stream: trio.abc.AsyncResource) -> None:

@@ -1,8 +1,8 @@
 """The transport of our own: frames straight to and from the stream, with no task and no lock of its own.
 
-Theory of operation. One task receives, one writes; what the receiving side owes the peer (the latest pong, the
-answer to its close frame) is noted, and the writer is woken to send it between two batches. Pings that come faster
-than they can be answered share one pong, which RFC 6455 section 5.5.3 allows, so a flood of them fills nothing.
+Theory of operation. One task receives, one writes; what the receiving side owes the peer (pongs, the answer to its
+close frame) is noted, and the writer is woken to send it between two batches. Of pings that come faster than they
+can be answered only the latest few are, which RFC 6455 section 5.5.3 allows, so a flood of them fills nothing.
 
 The protocol ends in :meth:`NativeTransport.close`, whatever the cause: the close frame that is due goes out once,
 the peer's is waited for if it has not come, what is unread is drained for a bounded time, the stream is closed. After
@@ -15,7 +15,6 @@ import base64
 import contextlib
 import hashlib
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -23,6 +22,7 @@ import trio
 
 from .ending import GONE, close_now, see_off
 from .frames import Frame, close_frame, ping_frame, pong_frame
+from .input import input_of
 from .reader import Event, FrameReader, Ping, Pong
 from .transport import Close, TransportClosed
 
@@ -30,6 +30,9 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 # One read may bring thousands of messages; others get their turn after this many.
 _MESSAGES_PER_TURN = 32
+
+# So many pings are remembered until they can be answered. One would do, but peers count their pongs.
+_MAX_PONGS = 16
 
 # For how many seconds a finished stream is read to let the last bytes arrive.
 _SEE_OFF_TIME = 1.0
@@ -53,16 +56,17 @@ class NativeTransport:
     ) -> None:
         self._stream = stream
         self._reader = FrameReader(max_message_bytes=max_message_bytes, max_fragments=max_fragments)
-        self._events: deque[Event] = deque(self._reader.feed(trailing))
+        self._read = input_of(stream)
+        self._events: list[Event] = self._reader.feed(trailing)[::-1]  # the oldest is the last
         self._message_timeout = message_timeout
-        self._message_deadline = math.inf
+        self._message_deadline = trio.current_time() + message_timeout if self._reader.in_message else math.inf
         self._read_buffer_size = read_buffer_size
         self._before_read = before_read
         self._taken = 0
         self._torn = False
         self._close_sent = False
         self._closed: Close | None = None
-        self._pong_due: bytes | None = None
+        self._pongs_due: tuple[bytes, ...] = ()
         self._pings = 0
         self._ping_sent = math.inf
         self.on_control: Callable[[], None] = _nothing
@@ -74,22 +78,19 @@ class NativeTransport:
         """The next message; handles the control frames in front of it."""
         while True:
             while self._events:
-                if isinstance(self._events[0], (str, bytes)):
-                    await self._take_turns()  # before it is taken out: a cancel here loses no message
-                event = self._events.popleft()
+                if isinstance(self._events[-1], (str, bytes)):
+                    self._taken += 1
+                    if self._taken % _MESSAGES_PER_TURN == 0:
+                        await trio.lowlevel.checkpoint()  # before it is taken out: a cancel here loses no message
+                event = self._events.pop()
                 if isinstance(event, (str, bytes)):
                     return event
                 self._control(event)
             await self._read_more()
 
-    async def _take_turns(self) -> None:
-        self._taken += 1
-        if self._taken % _MESSAGES_PER_TURN == 0:
-            await trio.lowlevel.checkpoint()
-
     def _control(self, event: Ping | Pong | Close) -> None:
         if isinstance(event, Ping):
-            self._pong_due = event.payload
+            self._pongs_due = (*self._pongs_due[1 - _MAX_PONGS :], event.payload)
             self.on_control()
         elif isinstance(event, Pong):
             if event.payload == self._ping_payload():
@@ -103,25 +104,29 @@ class NativeTransport:
         if self._closed is not None:
             raise TransportClosed(self._closed)
         await self._wait_for_room()
-        data: bytes | bytearray | None = None
-        try:
-            with trio.move_on_at(self._message_deadline):
-                data = await self._stream.receive_some(self._read_buffer_size)
-        except GONE:
-            data = b""
-        if data is None:
-            self._events.append(Close(1008, "a message took too long"))
-            return
+        data = await self._read_in_time()
         if not data:
-            self._events.append(_LOST)
+            self._events = [_LOST if data is not None else Close(1008, "a message took too long")]
             return
         self.last_heard = trio.current_time()
         events = self._reader.feed(data)
-        self._events.extend(events)
-        if not self._reader.in_message or any(isinstance(event, (str, bytes)) for event in events):
-            self._message_deadline = math.inf  # what is begun now is another message
-        if self._reader.in_message and self._message_deadline == math.inf:
-            self._message_deadline = self.last_heard + self._message_timeout
+        if not self._reader.in_message:
+            self._message_deadline = math.inf
+        elif self._message_deadline == math.inf or any(isinstance(event, (str, bytes)) for event in events):
+            self._message_deadline = self.last_heard + self._message_timeout  # what is begun now is another message
+        events.reverse()
+        self._events = events
+
+    async def _read_in_time(self) -> bytes | bytearray | None:
+        """What comes next, nothing if that is the end, None if a message has taken too long."""
+        try:
+            if self._message_deadline == math.inf:
+                return await self._read(self._read_buffer_size)
+            with trio.move_on_at(self._message_deadline):
+                return await self._read(self._read_buffer_size)
+        except GONE:
+            return b""
+        return None
 
     async def _wait_for_room(self) -> None:
         paused_at = trio.current_time()
@@ -136,8 +141,8 @@ class NativeTransport:
 
     @property
     def control_due(self) -> bool:
-        """Whether a pong or the answer to a close frame is to be written."""
-        return self._pong_due is not None or self._answer_due
+        """Whether pongs or the answer to a close frame is to be written."""
+        return bool(self._pongs_due) or self._answer_due
 
     @property
     def _answer_due(self) -> bool:
@@ -145,9 +150,9 @@ class NativeTransport:
 
     async def send_control(self) -> None:
         """Write what is due of the receiving side."""
-        if self._pong_due is not None:
-            payload, self._pong_due = self._pong_due, None
-            await self._write(pong_frame(payload))
+        if self._pongs_due:
+            due, self._pongs_due = self._pongs_due, ()
+            await self._write(b"".join(map(pong_frame, due)))
         elif self._answer_due:
             assert self._closed is not None
             await self._send_close(self._closed.code, "")
@@ -188,7 +193,7 @@ class NativeTransport:
     async def _skip(self) -> None:
         """Read on after our close frame until the peer's has come, and drop what it sent before."""
         while self._events:
-            event = self._events.popleft()
+            event = self._events.pop()
             if isinstance(event, Close):
                 self._closed = event
                 return
@@ -204,6 +209,7 @@ class NativeTransport:
             await self._write(close_frame(code, reason), last=True)
 
     async def _write(self, data: bytes, *, last: bool = False) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()  # here nothing is torn yet, and a close frame may still follow
         if self._torn or self._close_sent:
             raise TransportClosed(self._closed or _LOST)
         self._close_sent = last

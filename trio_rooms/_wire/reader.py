@@ -6,6 +6,9 @@ is anything else makes a protocol engine (wsproto's), which gets that frame and,
 open, every later one; its events are the verdict. So a connection that sends nothing unusual never pays for
 the engine, and no rule about unusual frames is written twice.
 
+Whole text frames, which is what most reads bring and all of what they bring, are taken straight from what was read:
+no buffer, no object for a header. Whatever else stands there, wrong text too, goes the general way.
+
 What the engine does not know is checked on each header before it sees a byte of the payload: the size of the
 message, declared or summed up over its fragments, and their number.
 """
@@ -33,6 +36,7 @@ _RESERVED: Final = 0x70
 _OPCODE: Final = 0x0F
 _CONTROL: Final = 0x08
 _MASKED: Final = 0x80
+_SHORTEST: Final = 6  # bytes of the shortest header of a client: with a mask, and the length in the second byte
 _DATA_OPCODES: Final = frozenset((0, 1, 2))
 
 
@@ -72,6 +76,19 @@ class _Header:
 class FrameReader:
     """Turns the bytes of one client into events. After a :class:`Close` event it takes no more."""
 
+    __slots__ = (
+        "_buffer",
+        "_engine",
+        "_fragments",
+        "_max_fragments",
+        "_max_message_bytes",
+        "_parts",
+        "_size",
+        "_to_engine",
+        "_wanted",
+        "ended",
+    )
+
     def __init__(self, *, max_message_bytes: int, max_fragments: int) -> None:
         self._max_message_bytes = max_message_bytes
         self._max_fragments = max_fragments
@@ -92,11 +109,18 @@ class FrameReader:
 
     def feed(self, data: bytes | bytearray) -> list[Event]:
         """The events that are complete with these bytes."""
-        self._buffer += data
-        if self.ended or len(self._buffer) < self._wanted:
-            return []  # or a frame that comes byte by byte would be looked at as often
-        self._wanted = 0
+        if self.ended:
+            return []
         events: list[Event] = []
+        if not self.in_message:
+            used = self._take_whole_texts(data, events)
+            if used == len(data):
+                return events
+            data = data[used:]
+        self._buffer += data
+        if len(self._buffer) < self._wanted:
+            return events  # or a frame that comes byte by byte would be looked at as often
+        self._wanted = 0
         position = 0
         while not self.ended:
             if self._to_engine:
@@ -109,6 +133,29 @@ class FrameReader:
         del self._buffer[:position]  # whatever is behind the end is never looked at
         self._wanted = max(0, self._wanted - position)
         return events
+
+    def _take_whole_texts(self, data: bytes | bytearray, events: list[Event]) -> int:
+        """Handle the whole and usual text frames that ``data`` begins with; how many bytes were used."""
+        position, size = 0, len(data)
+        while size - position >= _SHORTEST and data[position] == _TEXT:
+            start = position + _SHORTEST
+            length = data[position + 1] ^ _MASKED  # 128 and more if it is not masked
+            if length == 126:
+                start += 2
+                length = data[position + 2] << 8 | data[position + 3]
+                if length < 126:
+                    break
+            elif length > 126:
+                break
+            end = start + length
+            if end > size or length > self._max_message_bytes:
+                break
+            try:
+                events.append(_unmask(data[start:end], data[start - 4 : start]).decode())
+            except UnicodeDecodeError:
+                break
+            position = end
+        return position
 
     def _pass_on(self, position: int, events: list[Event]) -> int:
         """Give the engine what has come of the payload that it waits for."""
@@ -125,7 +172,7 @@ class FrameReader:
             return 0
         if not header.sound or header.first not in _USUAL or self._fragments:
             return self._begin_unusual(position, header, events)
-        if header.length > self._max_message_bytes:
+        if header.length > self._max_message_bytes and not header.is_control:
             self._end(events, Close(1009, "message too big"))
             return header.size
         start, end = position + header.size, position + header.size + header.length
@@ -220,7 +267,7 @@ def _parse_header(buffer: bytearray, position: int) -> _Header | None:
     return _Header(first, size, length, mask, sound)
 
 
-def _unmask(payload: bytearray, mask: bytes) -> bytes:
+def _unmask(payload: bytes | bytearray, mask: bytes | bytearray) -> bytes:
     """XOR with the repeated mask, as one big number: by far the fastest way in Python."""
     size = len(payload)
     if not size:

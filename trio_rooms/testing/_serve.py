@@ -51,10 +51,11 @@ class MemoryServer:
 
 @asynccontextmanager
 async def serve_in_memory(
-    manager: Manager, *, path: str | None = "/ws", transport: Literal["trio-websocket", "native"] = "trio-websocket"
+    manager: Manager, *, path: str | None = "/ws", transport: Literal["native", "trio-websocket"] = "native"
 ) -> AsyncIterator[MemoryServer]:
     """Serve a manager for the length of the block, without a socket; then assert that nothing is left.
 
+    ``path`` and ``transport`` are those of :meth:`~trio_rooms.Manager.serve`.
     Leaving the block shuts down, with a drain; in virtual time that takes no time.
     """
     serving = serve_rooms(manager, listeners=[], path=path, transport=transport)

@@ -1,0 +1,127 @@
+"""``python -m benchmarks``: measure, and write results, tables and plots. See docs/performance.md."""
+
+# ruff: noqa: T201 - a command
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import sys
+from pathlib import Path
+
+from . import _build, _goals, _report
+from ._figures import Results
+from ._measure import measure
+from ._scenarios import SCENARIOS, Scenario
+from ._subjects import SUBJECTS, Subject
+from .peers import PEERS
+
+RESULTS = _build.HERE / "results"
+COMMITTED = RESULTS / "full.json"
+
+
+def main() -> int:
+    """Run the command; its exit status is 1 if nothing could be measured."""
+    options = make_parser().parse_args()
+    if options.list:
+        for scenario in SCENARIOS:
+            print(f"{scenario.name:16} {scenario.title}")
+        for subject in SUBJECTS:
+            print(f"{subject.name:36} {subject.kind:8} {subject.note}")
+        return 0
+    if options.report is None:
+        path = run(options)
+        if path is None:
+            return 1
+    else:
+        path = options.report
+    results = Results.load(path)
+    if options.docs:
+        for written in _report.write(results, _build.HERE.parent / "docs"):
+            print(f"wrote {written}")
+    print(_report.plain(results))
+    if options.goals:
+        print(_report.aligned([("", "must hold", "measured", "bound", ""), *_goals.rows(results)]))
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--list", action="store_true", help="list scenarios and servers, and do nothing")
+    parser.add_argument("--scenario", action="append", metavar="NAME", help="only these; may have wildcards")
+    parser.add_argument("--server", action="append", metavar="NAME", help="only these; may have wildcards")
+    parser.add_argument("--no-peers", action="store_true", help="only this library and the C floor: installs nothing")
+    parser.add_argument("--rounds", type=int, help="rounds, interleaved (default: 3, with --quick 1)")
+    parser.add_argument("--seconds", type=float, help="length of one measurement (default: 2, with --quick 1)")
+    parser.add_argument("--quick", action="store_true", help="the main scenarios, one short round")
+    parser.add_argument("--goals", action="store_true", help="print what must hold beside what was measured")
+    parser.add_argument(
+        "--out", type=Path, help=f"file of results (default: {COMMITTED.name}, with --quick quick.json)"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing; report on these results")
+    parser.add_argument("--docs", action="store_true", help="write the tables and plots of docs/performance.md")
+    return parser
+
+
+def run(options: argparse.Namespace) -> Path | None:
+    """Measure what the options say and write it down; where, or None without any figure."""
+    scenarios = [one for one in SCENARIOS if chosen(one, options)]
+    subjects = [one for one in SUBJECTS if wanted(one, options)]
+    missing: dict[str, str] = {}
+    for peer in PEERS:
+        if any(subject.name == peer.name for subject in subjects):
+            print(f"installing {peer.name}", flush=True)
+            problem = _build.install(peer)
+            if problem is not None:
+                print(f"  NOT INSTALLED: {problem}")
+                missing[peer.name] = problem
+    measurement = measure(
+        scenarios,
+        [one for one in subjects if one.name not in missing],
+        rounds=options.rounds or (1 if options.quick else 3),
+        seconds=options.seconds or (1 if options.quick else 2),
+        tell=lambda line: print(line, flush=True),
+    )
+    measurement.not_installed = missing
+    if not measurement.figures:
+        print("nothing was measured")
+        return None
+    path = options.out or (RESULTS / "quick.json" if options.quick else COMMITTED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dumped(measurement.as_json()), encoding="utf-8")
+    print(f"wrote {path}")
+    return Path(path)
+
+
+def chosen(scenario: Scenario, options: argparse.Namespace) -> bool:
+    """Whether a scenario is to be run."""
+    if options.scenario:
+        return any(fnmatch.fnmatch(scenario.name, pattern) for pattern in options.scenario)
+    return scenario.quick or not options.quick
+
+
+def wanted(subject: Subject, options: argparse.Namespace) -> bool:
+    """Whether a server is to be measured."""
+    if options.no_peers and subject.kind == "peer":
+        return False
+    return not options.server or any(fnmatch.fnmatch(subject.name, pattern) for pattern in options.server)
+
+
+def dumped(data: object) -> str:
+    """JSON with one line for each figure, so that a difference can be read."""
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    lines: list[str] = []
+    depth = 0
+    for line in text.splitlines():
+        if depth:
+            lines[-1] += line.strip() + (" " if line.endswith(",") else "")
+        else:
+            lines.append(line)
+        depth += line.endswith("[") - line.strip().startswith("]")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""An echo server made of the library's own handshake, transport and sink, below anything that speaks JSON.
+
+What Autobahn's cases are run against. Handlers would refuse its messages, so the echo stands where a connection
+stands: one task receives and queues what came, one is the sink's writer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import trio
+
+from trio_rooms import Config, Limits
+from trio_rooms._handshake import HandshakePolicy, shake_hands
+from trio_rooms._wire.frames import make_frame
+from trio_rooms._wire.native import over_stream
+from trio_rooms._wire.sink import Sink
+from trio_rooms._wire.transport import Transport, TransportClosed
+from trio_rooms.testing import FaultyStream
+
+# Autobahn's largest message has 16 MiB and comes in as many as 262,144 fragments.
+_MAX_MESSAGE = 32 * 1024 * 1024
+_CONFIG = Config(limits=Limits(max_message_bytes=_MAX_MESSAGE, max_fragments=1 << 20))
+
+# A peer may take this many seconds to take what is written and to answer a close frame.
+_PATIENCE = 5.0
+
+_POLICY = HandshakePolicy(
+    config=_CONFIG,
+    path=None,
+    allowed_origins=None,
+    pages={},
+    authenticate=None,
+    subprotocols=(),
+    refusing=lambda: None,
+    rejected=lambda reason: None,
+    failed=lambda error: None,
+)
+
+Wrap = Callable[[trio.abc.Stream], trio.abc.Stream]
+
+
+@attrs.frozen
+class Variant:
+    """A way to reach the echo."""
+
+    wrap: Wrap
+    """What goes around the server's end of a client's stream."""
+    relayed: Wrap | None = None
+    """What goes around the other end, where a relay stands before the server; None: clients connect directly."""
+
+
+def bytewise(stream: trio.abc.Stream) -> trio.abc.Stream:
+    """Reads one byte at a time, whatever the client's segments are."""
+    return FaultyStream(stream, one_byte_reads=True)
+
+
+@asynccontextmanager
+async def serve_echo(variant: Variant) -> AsyncGenerator[str]:
+    """Serve for the length of the block; yields the address, ``host:port``, where plain clients connect."""
+    async with trio.open_nursery() as nursery:
+        port = await _listen(nursery, lambda stream: _serve(variant.wrap(stream)))
+        if variant.relayed is not None:
+            port = await _listen(nursery, partial(_relay, port=port, wrap=variant.relayed))
+        yield f"127.0.0.1:{port}"
+        nursery.cancel_scope.cancel()
+
+
+async def _listen(nursery: trio.Nursery, handle: Callable[[trio.SocketStream], Awaitable[None]]) -> int:
+    (listener,) = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
+    port: int = listener.socket.getsockname()[1]
+    return port
+
+
+async def _serve(stream: trio.abc.Stream) -> None:
+    """One client, from its first byte to the end of its stream."""
+    async with stream:
+        upgrade = await shake_hands(stream, _POLICY, head_complete=lambda: None)
+        if upgrade is None:
+            return
+        async with over_stream(
+            stream,
+            key=upgrade.key,
+            subprotocol=upgrade.subprotocol,
+            trailing=upgrade.trailing,
+            max_message_bytes=_MAX_MESSAGE,
+            max_fragments=_CONFIG.limits.max_fragments,
+            message_timeout=math.inf,
+            read_buffer_size=_CONFIG.read_buffer_size,
+            before_read=trio.lowlevel.checkpoint,
+        ) as offer:
+            try:
+                await _echo(await offer.accept())
+            except* TransportClosed:
+                pass  # gone in the middle of something: nobody is left to be answered
+
+
+async def _echo(transport: Transport) -> None:
+    sink = Sink(None, max_messages=1000, max_bytes=4 * _MAX_MESSAGE, write_buffer_size=65536, write_timeout=_PATIENCE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sink.run, transport)
+        try:
+            while True:
+                message = await transport.receive()
+                text = isinstance(message, str)
+                await sink.outbox.send(make_frame(message.encode() if text else message, text=text))
+        except TransportClosed as exc:
+            close = exc.close
+        sink.finish()  # what was whole before a violation is answered
+    with trio.move_on_after(_PATIENCE):
+        await transport.close(close.code, close.reason)
+
+
+async def _relay(client: trio.SocketStream, *, port: int, wrap: Wrap) -> None:
+    """Carry a client's bytes to the server through what ``wrap`` makes of the connection, and its answers back."""
+    async with client, wrap(await trio.open_tcp_stream("127.0.0.1", port)) as server, trio.open_nursery() as nursery:
+
+        async def carry_up() -> None:
+            async for data in client:
+                await server.send_all(data)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(carry_up)
+        async for data in server:
+            await client.send_all(data)
+        await client.send_eof()

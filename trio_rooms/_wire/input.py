@@ -1,0 +1,40 @@
+"""The reading end of a stream.
+
+Theory of operation. A stream's ``receive_some`` reads first and waits if nothing was there, which of a client that
+waits for its answer is always so: a system call and an exception for nothing. Then it goes through four coroutines.
+Over a plain socket we wait first and read then, by ourselves.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+
+import trio
+
+
+def input_of(stream: trio.abc.Stream) -> Callable[[int], Awaitable[bytes | bytearray]]:
+    """A function that reads from a stream: at least one and at most so many bytes, none for its end.
+
+    It is always a checkpoint, loses nothing when it is cancelled, and raises what is in ``ending.GONE``.
+    """
+    if isinstance(stream, trio.SocketStream) and sys.platform != "win32":
+        return _SocketInput(stream).read
+    return stream.receive_some
+
+
+class _SocketInput:
+    __slots__ = ("_socket",)
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._socket = stream.socket
+
+    async def read(self, max_bytes: int) -> bytes:
+        while True:  # noqa: ASYNC913 - waiting is a checkpoint
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                # The descriptor is asked for each time: its number may belong to somebody else once this one is closed.
+                return os.read(self._socket.fileno(), max_bytes)
+            except BlockingIOError:
+                pass  # a false alarm, which select(2) speaks of
