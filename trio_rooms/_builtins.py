@@ -57,11 +57,11 @@ async def join(dispatcher: Dispatcher, request: Request) -> Any:
 
     async def wait_for_reply_to_fit(joined: Joined) -> None:
         if request.id is not None:
-            await conn._outbox.wait_fits(len(conn._format.reply(request.id, result(joined)).data))
+            await conn.outbox.wait_fits(len(conn._format.reply(request.id, result(joined)).data))
 
     def queue_reply(joined: Joined) -> None:
         if request.id is not None:
-            conn._outbox.send_nowait(conn._format.reply(request.id, result(joined)))
+            conn.outbox.send_nowait(conn._format.reply(request.id, result(joined)))
 
     joined = await conn._memberships.join(
         data.room, client_data=data.data, by_client=True, before_begin=wait_for_reply_to_fit, on_begin=queue_reply

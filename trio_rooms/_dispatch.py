@@ -310,9 +310,9 @@ class Dispatcher:
     async def _send(self, frame: Frame) -> None:
         """Send a reply, waiting for room. A connection that ends takes its replies with it, counted."""
         try:
-            await self._conn._outbox.send(frame)
+            await self._conn.outbox.send(frame)
         except ConnectionGone:
-            self._conn._outbox.dropped += 1
+            self._conn.outbox.dropped += 1
             await trio.lowlevel.checkpoint()  # or a generator that yields for ever would never let go of the thread
 
     def describe(self) -> str:
