@@ -106,7 +106,7 @@ def tests_oracle(session: nox.Session) -> None:
 
 @nox.session
 def autobahn(session: nox.Session) -> None:
-    """Autobahn's cases against the native transport; ``-- --quick plain`` takes seconds; not a part of plain ``nox``."""
+    """Autobahn's cases against the native transport; not a part of plain ``nox``. Quick: ``-- --quick plain``."""
     session.install(".", *group("autobahn"))
     session.run("python", "tests/autobahn", *session.posargs, env={"PYTHONSAFEPATH": "1"})
 

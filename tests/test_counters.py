@@ -11,7 +11,7 @@ from trio_rooms import ActionError, Close, Config, Connection, Identity, Limits,
 from trio_rooms._counters import Counters, frozen
 from trio_rooms._formats import PLAIN
 from trio_rooms._rooms.publication import Publication
-from trio_rooms._wire.outbox import Outbox
+from trio_rooms._wire.sink import Sink
 from trio_rooms.testing import FaultyStream, HandshakeRefused, TestClient, serve_in_memory
 
 
@@ -44,7 +44,8 @@ def test_peers_cannot_make_labels() -> None:
 def test_absorb_adds_up() -> None:
     """What an outbox has seen is added to the totals, field by field."""
     counters = Counters()
-    outbox = Outbox(PLAIN, max_messages=2, max_bytes=10_000, wake=lambda: None)
+    sink = Sink(PLAIN, max_messages=2, max_bytes=10_000, write_buffer_size=1000, write_timeout=1)
+    outbox = sink.outbox
     for _ in range(4):
         outbox.put(Publication(("r",), b"1", overflow="drop_newest"))
     outbox.send_nowait(PLAIN.direct(1))

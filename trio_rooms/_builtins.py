@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -41,7 +40,10 @@ _cancel_decoder = msgspec.json.Decoder(_Cancel)
 
 
 async def join(dispatcher: Dispatcher, request: Request) -> Any:
-    """``$join``: the reply is queued in the step that begins membership, so every event stands behind it."""
+    """``$join``, which has its turn like a handler.
+
+    The reply is queued in the step that begins membership, so every event stands behind it.
+    """
     conn = dispatcher._conn
     data = _decode(dispatcher, _join_decoder, request)
     if data.since is not None and not conn._format.v1:
@@ -57,11 +59,11 @@ async def join(dispatcher: Dispatcher, request: Request) -> Any:
 
     async def wait_for_reply_to_fit(joined: Joined) -> None:
         if request.id is not None:
-            await conn._outbox.wait_fits(len(conn._format.reply(request.id, result(joined)).data))
+            await conn.outbox.wait_fits(len(conn._format.reply(request.id, result(joined)).data))
 
     def queue_reply(joined: Joined) -> None:
         if request.id is not None:
-            conn._outbox.send_nowait(conn._format.reply(request.id, result(joined)))
+            conn.outbox.send_nowait(conn._format.reply(request.id, result(joined)))
 
     joined = await conn._memberships.join(
         data.room, client_data=data.data, by_client=True, before_begin=wait_for_reply_to_fit, on_begin=queue_reply
@@ -106,7 +108,3 @@ def room_to_join(dispatcher: Dispatcher, request: Request) -> str | None:
         return str(_decode(dispatcher, _leave_decoder, request).room)
     except BadMessage:
         return None  # told in its turn
-
-
-#: What the dispatcher runs in its turn, like a handler.
-BUILTINS: dict[str, Callable[[Dispatcher, Request], Awaitable[Any]]] = {"$join": join}

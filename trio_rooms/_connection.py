@@ -64,7 +64,10 @@ class Connection:
             max_bytes=config.limits.outbox_bytes,
             write_buffer_size=config.write_buffer_size,
             write_timeout=config.write_timeout,
+            flusher=node.flusher,
         )
+        self.outbox: Outbox = self._sink.outbox
+        """The send channel to this client: bounded, and fed by rooms. For the library."""
         self._context = contextvars.copy_context()
         self._context.run(enter_connection, self)
         self._hooks = HookQueue(
@@ -160,11 +163,11 @@ class Connection:
         read ends the wait after ``write_timeout`` with :exc:`ConnectionGone`. When it is cancelled, nothing
         was sent. Raises :exc:`EncodingError` and :exc:`MessageTooLarge`. Always a checkpoint.
         """
-        await self._outbox.send(self._format.direct(obj, action))
+        await self.outbox.send(self._format.direct(obj, action))
 
     def send_nowait(self, obj: object, *, action: str | None = None) -> None:
         """As :meth:`send`, but raises :exc:`OutboxFull` (a ``trio.WouldBlock``) where that would wait."""
-        self._outbox.send_nowait(self._format.direct(obj, action))
+        self.outbox.send_nowait(self._format.direct(obj, action))
 
     async def write_json(self, obj: object) -> None:
         """:meth:`send` by the name that readers of the Go package look for."""
@@ -224,7 +227,7 @@ class Connection:
 
     def statistics(self) -> OutboxStatistics:
         """What waits in its outbox, and what went through it."""
-        return self._outbox.statistics()
+        return self.outbox.statistics()
 
     def get_subscriptions(self) -> list[str]:
         """The names of its rooms; the Go package's name for :attr:`rooms`."""
@@ -245,15 +248,6 @@ class Connection:
     # What follows is for the library.
 
     @property
-    def outbox(self) -> Outbox:
-        """The send channel to this client: bounded, and fed by rooms through ``put``. For the library."""
-        return self._sink.outbox
-
-    @property
-    def _outbox(self) -> Outbox:
-        return self._sink.outbox
-
-    @property
     def _ending(self) -> bool:
         return self._closed is not None
 
@@ -268,7 +262,7 @@ class Connection:
             return False
         self._closed = close
         self._memberships.leave_all()
-        self._outbox.close()
+        self.outbox.close()
         return True
 
     def _overflowed(self) -> None:
@@ -303,7 +297,7 @@ class Connection:
         try:
             self.send_nowait(data, action=action)
         except OutboxFull:
-            self._outbox.dropped += 1
+            self.outbox.dropped += 1
         except ConnectionGone:
             pass
 

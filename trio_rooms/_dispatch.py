@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import attrs
 import trio
 
 from ._boundary import own_cancellations_only, says_only_gone
-from ._builtins import BUILTINS, cancel, leave, room_to_join
+from ._builtins import cancel, join, leave, room_to_join
 from ._context import enter_handler
 from ._errors import (
     ActionError,
@@ -34,6 +34,7 @@ from ._errors import (
     EncodingError,
     InternalError,
     MessageTooLarge,
+    OutboxFull,
     RequestCancelled,
     UnknownAction,
     is_ours,
@@ -94,13 +95,27 @@ async def _call_handler(ctx: Context) -> Any:
 class Dispatcher:
     """The way of one connection's messages; see the module's theory."""
 
+    __slots__ = (
+        "_conn",
+        "_idle",
+        "_limits",
+        "_node",
+        "_session_runs",
+        "_straight",
+        "_to_session",
+        "for_session",
+        "in_flight",
+        "inbox",
+    )
+
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
         self._node = conn._node
         self._limits = conn._node.config.limits
         self.inbox = Inbox(self._limits.inbox_messages)
         self.in_flight = InFlight()
-        self._idle = trio.lowlevel.ParkingLot()
+        self._straight = not (self._node.registry.middleware or self._node.registry.hooks["on_message"])
+        self._idle: trio.lowlevel.ParkingLot | None = None
         self._session_runs = False
         self._to_session: trio.MemorySendChannel[Message] | None = None
         self.for_session: trio.MemoryReceiveChannel[Message] | None = None
@@ -112,16 +127,18 @@ class Dispatcher:
         """One message from the transport."""
         self._node.counters.messages_received += 1
         request = self._parse(text)
-        action = None if request.message is None else request.message.action
-        if action == "$cancel":
-            await cancel(self, request)
-        elif action == "$leave":
-            await leave(self, request)
-        else:
+        if request.handler is None and request.message is not None:
+            action = request.message.action
+            if action == "$cancel":
+                await cancel(self, request)
+                return
+            if action == "$leave":
+                await leave(self, request)
+                return
             if action == "$join":
                 request.joins = room_to_join(self, request)
-            if not self.inbox.put(request):  # the connection takes no more messages
-                self.in_flight.discard(request)
+        if not self.inbox.put(request):  # the connection takes no more messages
+            self.in_flight.discard(request)
 
     def _parse(self, text: str | bytes) -> Request:
         if isinstance(text, bytes):
@@ -131,63 +148,66 @@ class Dispatcher:
         except Malformed as exc:
             return Request(None, exc.ident, exc)
         request = Request(message, message.id)
-        if message.action != "$cancel" and not self._is_for_session(message):  # these are never answered
+        if message.action is not None:
+            request.handler = self._node.registry.router.find(message.action)
+        if message.action != "$cancel" and not self._is_for_session(request):  # these are never answered
             try:
                 self.in_flight.add(request)
             except DuplicateId as exc:
                 return Request(None, message.id, exc)
         return request
 
-    def _is_for_session(self, message: Message) -> bool:
-        action = message.action or ""
-        no_handler = not action.startswith("$") and self._node.registry.router.find(action) is None
-        return self._to_session is not None and no_handler
+    def _is_for_session(self, request: Request) -> bool:
+        if self._to_session is None or request.handler is not None or request.message is None:
+            return False
+        return not (request.message.action or "").startswith("$")
 
     async def run(self) -> None:
         """Dispatch until the inbox is closed and empty, and every handler has ended."""
         if self._node.registry.session is not None:
             self._session_runs = True
             self._conn._start_task(self._run_session, self._node.registry.session)
-        while True:
-            try:
-                request = await self.inbox.take()
-            except trio.EndOfChannel:
-                break
-            await self._dispatch(request)
+        enter_handler(True)  # this task runs nothing else until the end, and those that it starts inherit it
+        try:
+            await self._dispatch_all()
+        finally:
+            enter_handler(False)
         if self._to_session is not None:
             self._to_session.close()
         while self.in_flight.concurrent or self._session_runs:
+            self._idle = trio.lowlevel.ParkingLot()
             await self._idle.park()
 
-    async def _dispatch(self, request: Request) -> None:
-        message = request.message
-        if request.cancelled:
-            return
-        if message is None:
-            assert request.error is not None
-            await self.tell(request, request.error)
-            return
-        builtin = BUILTINS.get(message.action or "")
-        if builtin is not None:
-            await self._run(request, lambda: builtin(self, request))
-            return
-        handler = self._node.registry.router.find(message.action or "")
-        if handler is None:
-            await self._without_handler(request, message)
-        elif handler.concurrent or handler.streams:
-            await self._beside(request, message, handler)
-        else:
-            await self._run(request, lambda: self._call(request, message, handler))
+    async def _dispatch_all(self) -> None:
+        while True:  # noqa: ASYNC913 - taking sees to it that others get their turn
+            try:
+                request = await self.inbox.take()
+            except trio.EndOfChannel:
+                return
+            if request.cancelled:
+                continue
+            if request.error is not None:
+                await self.tell(request, request.error)
+            elif request.handler is None:
+                await self._without_handler(request)
+            elif request.handler.beside:
+                await self._beside(request, request.handler)
+            else:
+                await self._run(request)
 
-    async def _without_handler(self, request: Request, message: Message) -> None:
-        if self._to_session is not None and self._is_for_session(message):
+    async def _without_handler(self, request: Request) -> None:
+        message = request.message
+        assert message is not None
+        if message.action == "$join":
+            await self._run(request)
+        elif self._to_session is not None and self._is_for_session(request):
             await self._to_session.send(message)
         elif message.action is None:
             await self.tell(request, BadMessage("neither action nor type"))
         else:
             await self.tell(request, UnknownAction())
 
-    async def _beside(self, request: Request, message: Message, handler: Handler) -> None:
+    async def _beside(self, request: Request, handler: Handler) -> None:
         if handler.streams and request.id is None:
             await self.tell(request, BadMessage("a streaming action needs an id"))
         elif self.in_flight.concurrent >= self._limits.max_handlers:
@@ -196,45 +216,65 @@ class Dispatcher:
             # Entered here and not when the task first runs, so that a $cancel in between finds a scope.
             request.scope = trio.CancelScope()
             self.in_flight.concurrent += 1
-            self._conn._start_task(self._run_beside, request, lambda: self._call(request, message, handler))
+            self._conn._start_task(self._run_beside, request)
 
-    async def _run_beside(self, request: Request, call: Callable[[], Any]) -> None:
+    async def _run_beside(self, request: Request) -> None:
         try:
-            await self._run(request, call)
+            await self._run(request)
         finally:
             self.in_flight.concurrent -= 1
-            self._idle.unpark_all()
+            self._wake_idle()
 
-    async def _run(self, request: Request, call: Callable[[], Any]) -> None:
-        """Run ``call`` in the request's scope and answer with what comes of it."""
-        message = request.message
-        assert message is not None
-        now = trio.current_time()
-        timeout = self._limits.handler_timeout
-        scope = request.scope = request.scope or trio.CancelScope()
-        scope.deadline = min(message.deadline, math.inf if timeout is None else now + timeout)
-        if request.cancelled or scope.deadline <= now:
-            await self.tell(request, _why_cut(request))
-            return
-        enter_handler(True)
+    async def _run(self, request: Request) -> None:
+        """Run what is to handle a request, and answer with what comes of it."""
         try:
-            result = None
-            with scope, own_cancellations_only():
-                result = await call()
+            deadline = self._deadline(request)
+            with own_cancellations_only():
+                result = self._begin(request)
+                if inspect.isawaitable(result):  # also what an undeclared wrapper around an async function returns
+                    result = await self._within(deadline, request, result)
         except ActionError as exc:
             await self._failed(request, exc)
         except Exception as exc:
             await self._crashed(request, exc)
         else:
-            if scope.cancelled_caught:
-                await self.tell(request, _why_cut(request))
-            elif result is not ANSWERED:
-                await self._reply(request, result)
+            if result is not ANSWERED:
+                await self.reply(request, result)
         finally:
-            enter_handler(False)
             self.in_flight.discard(request)
 
+    def _deadline(self, request: Request) -> float:
+        """When its handler is to be cancelled. Raises what the client is told if that is so already."""
+        assert request.message is not None
+        deadline = request.message.deadline
+        timeout = self._limits.handler_timeout
+        if timeout is None and deadline == math.inf and not request.cancelled:
+            return deadline
+        now = trio.current_time()
+        if request.cancelled or deadline <= now:
+            raise _why_cut(request)
+        return deadline if timeout is None else min(deadline, now + timeout)
+
+    def _begin(self, request: Request) -> Any:
+        """What a request results in, or something to await for it."""
+        handler, message = request.handler, request.message
+        assert message is not None
+        if handler is None:
+            return join(self, request)
+        if not self._straight or handler.streams:
+            return self._call(request, message, handler)
+        return handler.function(self._conn, *handler.arguments(message, max_depth=self._limits.max_depth))
+
+    async def _within(self, deadline: float, request: Request, awaitable: Awaitable[Any]) -> Any:
+        """Await it in the request's scope."""
+        scope = request.scope = request.scope or trio.CancelScope()
+        scope.deadline = deadline
+        with scope:
+            return await awaitable
+        raise _why_cut(request)
+
     async def _call(self, request: Request, message: Message, handler: Handler) -> Any:
+        """Call a handler that streams, or that stands behind hooks and middleware."""
         await self._call_hooks(message)
         arguments = handler.arguments(message, max_depth=self._limits.max_depth)
         assert request.scope is not None
@@ -250,7 +290,9 @@ class Dispatcher:
         assert request.id is not None
         if result is not None:  # middleware answered by itself
             await emit(result)
-        await self._send(self._conn._format.end(request.id))
+        end = self._conn._format.end(request.id)
+        self.in_flight.discard(request)  # who has read the end may use the id again
+        await self._send(end)
         return ANSWERED
 
     async def _call_hooks(self, message: Message) -> None:
@@ -263,14 +305,6 @@ class Dispatcher:
         except Exception as exc:
             await self._report(exc, "on_message")  # noqa: ASYNC120 - which logs it first
             raise AlreadyReported from exc
-
-    async def _reply(self, request: Request, result: Any) -> None:
-        if request.id is None:
-            return
-        try:
-            await self._send(self._conn._format.reply(request.id, result))
-        except Exception as exc:  # it cannot be encoded, or is too large
-            await self._crashed(request, exc)
 
     async def _failed(self, request: Request, error: ActionError) -> None:
         fatal = isinstance(error, InternalError) and error.fatal
@@ -303,16 +337,27 @@ class Dispatcher:
             self._conn.close(1011, "internal error")
 
     async def reply(self, request: Request, result: Any) -> None:
-        """Answer a request that did not go through the inbox."""
-        self.in_flight.discard(request)
-        await self._reply(request, result)
+        """Answer a request, waiting for room. A connection that ends takes its replies with it, counted."""
+        self.in_flight.discard(request)  # now: who has read the reply may use the id again
+        if request.id is None:
+            return
+        try:
+            frame = self._conn._format.reply(request.id, result)
+            try:
+                self._conn.outbox.send_nowait(frame)
+            except OutboxFull:
+                await self._send(frame)
+            except ConnectionGone:
+                self._conn.outbox.dropped += 1
+        except Exception as exc:  # it cannot be encoded, or is too large
+            await self._crashed(request, exc)
 
     async def _send(self, frame: Frame) -> None:
-        """Send a reply, waiting for room. A connection that ends takes its replies with it, counted."""
+        """Send a part of a reply, or an error, in the same way. Always a checkpoint."""
         try:
-            await self._conn._outbox.send(frame)
+            await self._conn.outbox.send(frame)
         except ConnectionGone:
-            self._conn._outbox.dropped += 1
+            self._conn.outbox.dropped += 1
             await trio.lowlevel.checkpoint()  # or a generator that yields for ever would never let go of the thread
 
     def describe(self) -> str:
@@ -337,6 +382,10 @@ class Dispatcher:
                 self._conn.close(1000)
         finally:
             self._session_runs = False
+            self._wake_idle()
+
+    def _wake_idle(self) -> None:
+        if self._idle is not None:
             self._idle.unpark_all()
 
 

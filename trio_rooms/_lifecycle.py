@@ -180,7 +180,7 @@ async def _finish(conn: Connection, transport: Transport, error: BaseException |
     conn._dispatcher.inbox.close(discard=True)
     conn._sink.discard()
     node.remove_connection(conn)
-    node.counters.absorb(conn._outbox)
+    node.counters.absorb(conn.outbox)
     try:
         with node.grace.shield(max(node.config.close_timeout, node.config.hook_timeout)):
             async with trio.open_nursery() as nursery:

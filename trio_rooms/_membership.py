@@ -180,7 +180,7 @@ class Memberships:
         place.check()
 
     def _begin(self, room: Room) -> None:
-        began = room._roster.begin(self._conn)
+        began = room._roster.begin(self._conn, self._conn.outbox)
         assert began, "a place that was not released is reserved"
         self.rooms[room.name] = room
 

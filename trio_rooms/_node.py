@@ -34,12 +34,15 @@ from ._messages.codec import encode
 from ._room import Room
 from ._rooms.names import why_not_a_room
 from ._rooms.publication import Publication, Report
-from ._rooms.roster import fan_out, union
+from ._rooms.roster import union
+from ._wire.fanout import FanOut
+from ._wire.flusher import Flusher
 from ._wire.frames import OVERHEAD
+from ._wire.outbox import Outbox
 from .brokers.base import Broker, Position, Submission
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ._connection import Connection
     from ._registry import CallNext, Registry
@@ -60,8 +63,11 @@ class Node:
     nursery: trio.Nursery
     """Tasks of rooms, and hooks that outlive what they belong to. Cancelled last."""
     grace: Grace = attrs.field(factory=Grace)
+    flusher: Flusher = attrs.field(factory=Flusher)
     counters: Counters = attrs.field(factory=Counters)
     connections: dict[str, Connection] = attrs.field(factory=dict)
+    outboxes: dict[str, Outbox] = attrs.field(factory=dict)
+    """Of all connections; see ``Roster.outboxes``."""
     users: dict[str, set[Connection]] = attrs.field(factory=dict)
     rooms: dict[str, Room] = attrs.field(factory=dict)
     closing_rooms: dict[str, Room] = attrs.field(factory=dict)
@@ -76,10 +82,17 @@ class Node:
     """For what is spread at random: pings and the closes of a drain. Not for anything secret."""
     errors: ErrorReporter = attrs.field(init=False)
     call_handler: CallNext = attrs.field(init=False)
+    fan_out: FanOut = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.errors = ErrorReporter(self.registry.hooks, self.logger, timeout=self.config.hook_timeout)
         self.call_handler = compose(self.registry.middleware)
+        self.fan_out = FanOut(
+            self.flusher,
+            max_messages=self.config.limits.outbox_messages,
+            max_bytes=self.config.limits.outbox_bytes,
+            write_buffer_size=self.config.write_buffer_size,
+        )
 
     def told(self, error: BaseException) -> InternalError:
         """What a client is told of an exception: a fixed text, unless debugging is switched on."""
@@ -92,12 +105,14 @@ class Node:
     def add_connection(self, conn: Connection) -> None:
         """Enter a connection into the indexes."""
         self.connections[conn.id] = conn
+        self.outboxes[conn.id] = conn.outbox
         if conn.identity.user is not None:
             self.users.setdefault(conn.identity.user, set()).add(conn)
 
     def remove_connection(self, conn: Connection) -> None:
         """Take a connection out of the indexes."""
         self.connections.pop(conn.id, None)
+        self.outboxes.pop(conn.id, None)
         user = conn.identity.user
         if user is not None and user in self.users:
             self.users[user].discard(conn)
@@ -202,30 +217,32 @@ class Node:
 
     def deliver(self, publication: Publication, position: Position | None) -> Report:
         """Serve this node's members. The broker's to call, once for each publication, in order."""
-        ended: list[Connection] = []
+        ended: list[str] = []
         report = Report(final=True)
-        for part, members, exclude in self._targets(publication):
-            report += fan_out(part, members, exclude, ended)
-        for conn in ended:
-            conn._overflowed()
+        for part, outboxes, exclude in self._targets(publication):
+            outcome = self.fan_out.put_all(part, outboxes, exclude)
+            ended += outcome.closed
+            report += Report(True, outcome.enqueued, outcome.dropped, len(outcome.closed), outcome.displaced)
+        for ident in ended:
+            self.connections[ident]._overflowed()
         publication.report = report
         if publication.on_delivered is not None:
             publication.on_delivered()
         return report
 
-    def _targets(self, publication: Publication) -> Iterable[tuple[Publication, Iterable[Connection], frozenset[str]]]:
+    def _targets(self, publication: Publication) -> Iterable[tuple[Publication, Mapping[str, Outbox], frozenset[str]]]:
         if not publication.rooms:
-            return [(publication, self.connections.values(), publication.exclude)]
+            return [(publication, self.outboxes, publication.exclude)]
         present = [self.rooms[name] for name in publication.rooms if name in self.rooms]
         if len(publication.rooms) == 1:
             for room in present:
                 publication.overflow = room.options.overflow
-            return [(publication, room._roster.members.values(), publication.exclude) for room in present]
+            return [(publication, room._roster.outboxes, publication.exclude) for room in present]
         parts = []
-        for name, members in union(((room.name, room._roster) for room in present), publication.exclude):
+        for name, outboxes in union(((room.name, room._roster) for room in present), publication.exclude):
             part = publication.to(name)
             part.overflow = self.rooms[name].options.overflow
-            parts.append((part, members, frozenset[str]()))
+            parts.append((part, outboxes, frozenset[str]()))
         return parts
 
 

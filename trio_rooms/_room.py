@@ -21,6 +21,7 @@ from ._rooms.roster import Roster
 if TYPE_CHECKING:
     from ._connection import Connection
     from ._node import Node
+    from ._wire.outbox import Outbox
 
 
 class Room:
@@ -37,7 +38,7 @@ class Room:
         """Whether the room has ended; a later room of the same name is another object."""
         self._node = node
         capacity = node.config.max_connections_per_room if options.capacity is None else options.capacity
-        self._roster: Roster[Connection] = Roster(capacity)
+        self._roster: Roster[Connection, Outbox] = Roster(capacity)
         self._failed = False
         self._task: RoomTask | None = None
         hooks = node.registry.hooks

@@ -2,7 +2,7 @@
 
 The tree, outermost first; each part is over before the one around it::
 
-    broker, and the watchdog of a shutdown that does not end
+    broker, the flusher, and the watchdog of a shutdown that does not end
     └── tasks: rooms, and hooks that outlive their connection
         └── connections, each in a boundary of its own
             └── listeners: cancelled first
@@ -84,7 +84,7 @@ class Server:
         """A snapshot; after the end the final numbers."""
         node = self._node
         counters = node.counters
-        outboxes = [conn._outbox for conn in node.connections.values()]
+        outboxes = [conn.outbox for conn in node.connections.values()]
         return Statistics(
             connections=len(node.connections),
             pending_handshakes=self._arrivals.pending,
@@ -193,6 +193,7 @@ async def _run_tasks(
             async with trio.open_nursery() as tasks:
                 server = make_server(tasks)
                 outer.start_soon(server._drain.watch)
+                await outer.start(server._node.flusher.run)
                 task_status.started(server)
                 await connections_over.wait()
                 tasks.cancel_scope.deadline = server._node.grace.hard_deadline

@@ -32,10 +32,23 @@ class Bare:
 BARE = Bare()
 
 
+@attrs.define(eq=False)
+class FakeOutlet:
+    """A sink that only notes that it was called."""
+
+    wakes: list[None]
+
+    def wake(self) -> None:
+        self.wakes.append(None)
+
+    def flush(self) -> None:
+        """The peer takes nothing."""
+
+
 def make_outbox(max_messages: int = 8, max_bytes: int = BIG, wakes: list[None] | None = None) -> Outbox:
-    """An outbox; ``wakes`` grows with every call of its writer."""
-    wakes = [] if wakes is None else wakes
-    return Outbox(BARE, max_messages=max_messages, max_bytes=max_bytes, wake=partial(wakes.append, None))
+    """An outbox; ``wakes`` grows with every call of its sink."""
+    outlet = FakeOutlet([] if wakes is None else wakes)
+    return Outbox(BARE, max_messages=max_messages, max_bytes=max_bytes, outlet=outlet)
 
 
 def event(data: object, overflow: Overflow = "close", *, room: str = "r", key: str | None = None) -> Publication:

@@ -41,6 +41,13 @@ class FakeTransport:
     rtt: float | None = None
     control: list[str] = attrs.field(factory=list)
     on_control: Callable[[], None] = lambda: None
+    direct: bool = False
+
+    def send_nowait(self, data: bytes) -> int:
+        raise NotImplementedError
+
+    async def send_rest(self) -> None:
+        raise NotImplementedError
 
     @property
     def control_due(self) -> bool:

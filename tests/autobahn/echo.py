@@ -20,7 +20,6 @@ from trio_rooms._wire.frames import make_frame
 from trio_rooms._wire.native import over_stream
 from trio_rooms._wire.sink import Sink
 from trio_rooms._wire.transport import Transport, TransportClosed
-from trio_rooms.testing import FaultyStream
 
 # Autobahn's largest message has 16 MiB and comes in as many as 262,144 fragments.
 _MAX_MESSAGE = 32 * 1024 * 1024
@@ -54,9 +53,22 @@ class Variant:
     """What goes around the other end, where a relay stands before the server; None: clients connect directly."""
 
 
-def bytewise(stream: trio.abc.Stream) -> trio.abc.Stream:
+class _Bytewise(trio.abc.ReceiveStream):
     """Reads one byte at a time, whatever the client's segments are."""
-    return FaultyStream(stream, one_byte_reads=True)
+
+    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
+        self._stream = stream
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(1)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def bytewise(stream: trio.abc.Stream) -> trio.abc.Stream:
+    """The same stream, read one byte at a time. A FaultyStream would take too long over Autobahn's messages."""
+    return trio.StapledStream(stream, _Bytewise(stream))
 
 
 @asynccontextmanager
@@ -91,12 +103,16 @@ async def _serve(stream: trio.abc.Stream) -> None:
             max_fragments=_CONFIG.limits.max_fragments,
             message_timeout=math.inf,
             read_buffer_size=_CONFIG.read_buffer_size,
-            before_read=trio.lowlevel.checkpoint,
+            before_read=_at_once,
         ) as offer:
             try:
                 await _echo(await offer.accept())
             except* TransportClosed:
                 pass  # gone in the middle of something: nobody is left to be answered
+
+
+async def _at_once() -> None:
+    """There is room for more at any time."""
 
 
 async def _echo(transport: Transport) -> None:

@@ -24,7 +24,7 @@ _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _RULE_OF_IDS = "an id is a 64-bit integer or a string of at most {} characters, none of them a control character"
 
 
-class _Envelope(msgspec.Struct):
+class _Envelope(msgspec.Struct, gc=False):  # it lives no longer than a call, and is in no cycle
     action: str | None = None
     type: Any = None
     data: msgspec.Raw = msgspec.Raw()

@@ -1,4 +1,4 @@
-"""Who is in a room and who is about to be; the synchronous fan-out. Nothing in here can wait."""
+"""Who is in a room and who is about to be. Nothing in here can wait."""
 
 from __future__ import annotations
 
@@ -7,32 +7,26 @@ from typing import Generic, Protocol, TypeVar
 
 import attrs
 
-from .publication import Publication, Report
-
 
 class Outbox(Protocol):
-    """The part of an outbox that a room uses."""
+    """The part of an outbox that a room knows."""
 
-    def put(self, item: Publication, /) -> int:
-        """Number of displaced frames, -1 for dropped, -2 for closed."""
+    def stand_apart(self, owner: object) -> None:
+        """Share nothing any more with the members that ``owner`` stands for."""
 
 
 class Member(Protocol):
-    """A room's view of a connection: an id and an outbox."""
+    """A room's view of a connection."""
 
     id: str
 
-    @property
-    def outbox(self) -> Outbox: ...
-
 
 M = TypeVar("M", bound=Member)
-
-_DROPPED = -1
+OutboxT = TypeVar("OutboxT", bound=Outbox)
 
 
 @attrs.define(eq=False)
-class Roster(Generic[M]):
+class Roster(Generic[M, OutboxT]):
     """The members of one room, and the places that are reserved by joins under way.
 
     A place is taken (checked against the capacity) before anything of a join can wait, so that two joins
@@ -41,6 +35,8 @@ class Roster(Generic[M]):
 
     capacity: int | None = None
     members: dict[str, M] = attrs.field(factory=dict)
+    outboxes: dict[str, OutboxT] = attrs.field(factory=dict)
+    """Of the members, for a fan-out: it has no other business with them, and passes by thousands."""
     reserved: set[str] = attrs.field(factory=set)
 
     @property
@@ -55,47 +51,31 @@ class Roster(Generic[M]):
         self.reserved.add(member_id)
         return True
 
-    def begin(self, member: M) -> bool:
+    def begin(self, member: M, outbox: OutboxT) -> bool:
         """Turn a reserved place into membership; False if the place has been released meanwhile."""
         if member.id not in self.reserved:
             return False
         self.reserved.discard(member.id)
         self.members[member.id] = member
+        self.outboxes[member.id] = outbox
         return True
 
     def remove(self, member_id: str) -> bool:
         """Give up a membership or a reserved place; whether there was one."""
         was_reserved = member_id in self.reserved
         self.reserved.discard(member_id)
-        return self.members.pop(member_id, None) is not None or was_reserved
+        if self.members.pop(member_id, None) is None:
+            return was_reserved
+        self.outboxes.pop(member_id).stand_apart(self.outboxes)
+        return True
 
 
-def fan_out(publication: Publication, members: Iterable[M], exclude: Collection[str], closed: list[M]) -> Report:
-    """Put a publication into the outbox of each member; whole, however many there are.
-
-    Members whose outbox answered "closed" are collected in ``closed``: they leave the room after the pass,
-    because this runs over the room's own dict.
-    """
-    enqueued = dropped = displaced = 0
-    closed_before = len(closed)
-    for member in members:
-        if exclude and member.id in exclude:
-            continue
-        result = member.outbox.put(publication)
-        if result >= 0:
-            enqueued += 1
-            displaced += result
-        elif result == _DROPPED:
-            dropped += 1
-        else:
-            closed.append(member)
-    return Report(True, enqueued, dropped, len(closed) - closed_before, displaced)
-
-
-def union(rosters: Iterable[tuple[str, Roster[M]]], exclude: Collection[str]) -> Iterator[tuple[str, list[M]]]:
+def union(
+    rosters: Iterable[tuple[str, Roster[M, OutboxT]]], exclude: Collection[str]
+) -> Iterator[tuple[str, dict[str, OutboxT]]]:
     """For each room the members that no earlier room has had: one copy each, however many rooms they share."""
     seen = set(exclude)
     for room, roster in rosters:
-        fresh = [member for member in roster.members.values() if member.id not in seen]
-        seen.update(member.id for member in fresh)
+        fresh = {ident: outbox for ident, outbox in roster.outboxes.items() if ident not in seen}
+        seen.update(fresh)
         yield room, fresh

@@ -5,8 +5,8 @@ close frame) is noted, and the writer is woken to send it between two batches. O
 can be answered only the latest few are, which RFC 6455 section 5.5.3 allows, so a flood of them fills nothing.
 
 The protocol ends in :meth:`NativeTransport.close`, whatever the cause: the close frame that is due goes out once,
-the peer's is waited for if it has not come, what is unread is drained for a bounded time, the stream is closed. After
-a write that was torn, cancelled or failed, nothing is written any more.
+the peer's is waited for if it has not come, what is unread is drained for a bounded time, the stream is closed. What
+may be written after a write that was cut short is the output's business (see ``output``).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import trio
 from .ending import GONE, close_now, see_off
 from .frames import Frame, close_frame, ping_frame, pong_frame
 from .input import input_of
+from .output import output_of
 from .reader import Event, FrameReader, Ping, Pong
 from .transport import Close, TransportClosed
 
@@ -62,8 +63,10 @@ class NativeTransport:
         self._message_deadline = trio.current_time() + message_timeout if self._reader.in_message else math.inf
         self._read_buffer_size = read_buffer_size
         self._before_read = before_read
+        self._output = output_of(stream)
+        self.direct: bool = self._output.direct
+        self.send_nowait = self._output.write_nowait
         self._taken = 0
-        self._torn = False
         self._close_sent = False
         self._closed: Close | None = None
         self._pongs_due: tuple[bytes, ...] = ()
@@ -146,7 +149,7 @@ class NativeTransport:
 
     @property
     def _answer_due(self) -> bool:
-        return self._closed is not None and self._closed.by == "peer" and not self._close_sent and not self._torn
+        return self._closed is not None and self._closed.by == "peer" and not self._close_sent and not self._output.torn
 
     async def send_control(self) -> None:
         """Write what is due of the receiving side."""
@@ -162,6 +165,10 @@ class NativeTransport:
         """All frames in one write."""
         await self._write(frames[0].data if len(frames) == 1 else b"".join([frame.data for frame in frames]))
         return len(frames)
+
+    async def send_rest(self) -> None:
+        """What ``send_nowait`` has left."""
+        await self._output.write_rest()
 
     async def ping(self) -> None:
         """Write a ping with a payload of its own, so that late pongs are not taken for its answer."""
@@ -201,7 +208,7 @@ class NativeTransport:
 
     async def abort(self) -> None:
         """Close the stream; a write that is under way fails."""
-        self._torn = True
+        self._output.torn = True
         await close_now(self._stream)
 
     async def _send_close(self, code: int, reason: str) -> None:
@@ -210,17 +217,10 @@ class NativeTransport:
 
     async def _write(self, data: bytes, *, last: bool = False) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()  # here nothing is torn yet, and a close frame may still follow
-        if self._torn or self._close_sent:
+        if self._close_sent:
             raise TransportClosed(self._closed or _LOST)
         self._close_sent = last
-        try:
-            await self._stream.send_all(data)
-        except GONE:
-            self._torn = True
-            raise TransportClosed(_LOST) from None
-        except BaseException:
-            self._torn = True
-            raise
+        await self._output.write(data)
 
 
 def _nothing() -> None:

@@ -2,25 +2,27 @@
 
 Theory of operation. Two kinds of things are queued: *private* frames (replies, direct messages), which may
 wait for room and are never dropped, and *publications*, which never wait: ``put`` decides at once, by the
-policy of the room that published. A policy may remove only unwritten publications of its own room. Rooms
-that drop (every policy but "close") may fill at most half of the outbox together, so that their chatter
-cannot push a reply, or a room that ends its slow members, over the edge.
+policy of the room that published. At the bound the sink is offered to the socket first, so that the policy
+applies to what the peer does not take and not to what came between two checkpoints. A policy may remove only
+unwritten publications of its own room. Rooms that drop (every policy but "close") may fill at most half of the
+outbox together, so that their chatter cannot push a reply, or a room that ends its slow members, over the edge.
 
-The queue holds the shared publication itself, so a fan-out makes no object per member. Everything that was
-taken in is accounted for: enqueued = written + displaced + discarded + what is still queued.
+What waits is in one slot, ``backlog``: a :class:`~trio_rooms._wire.backlog.Backlog`, which may be shared with other
+members and is copied before it is changed here; None if nothing waits and what comes may be left to the flusher,
+so that a fan-out (see ``fanout``) has to look at no more than that. Everything that was taken in is accounted
+for: enqueued = written + displaced + discarded + what is still queued.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import attrs
 import trio
 
-from .._config import Overflow
 from .._errors import ConnectionGone, MessageTooLarge, OutboxFull
+from .backlog import NOTHING, Backlog, Item
 from .frames import OVERHEAD, Frame
 
 #: Results of :meth:`Outbox.put` other than a number of displaced frames.
@@ -28,19 +30,14 @@ DROPPED: Final = -1
 CLOSED: Final = -2
 
 
-class Item(Protocol):
-    """What is queued: a publication, which is of a room and knows its frame in each format, or a private frame."""
+class Outlet(Protocol):
+    """What an outbox asks of the sink that it belongs to."""
 
-    @property
-    def room(self) -> str | None: ...
+    def wake(self) -> None:
+        """Something is queued, and is to be written soon."""
 
-    @property
-    def key(self) -> str | None: ...
-
-    @property
-    def overflow(self) -> Overflow: ...
-
-    def frame(self, form: Any, /) -> Frame: ...
+    def flush(self) -> None:
+        """Write what the socket takes without waiting, if it may be tried now."""
 
 
 @attrs.frozen
@@ -75,31 +72,48 @@ class _Ticket:
 
 
 class Outbox(trio.abc.SendChannel[Frame]):
-    """The send channel of one connection; its other end is the connection's writer.
+    """The send channel of one connection; its other end is the connection's sink.
 
-    ``form`` is the connection's wire format, ``wake`` is called when there is something to write.
+    ``form`` is the connection's wire format.
     """
 
-    def __init__(self, form: object, *, max_messages: int, max_bytes: int, wake: Callable[[], None]) -> None:
-        self._form = form
+    __slots__ = (
+        "_empty",
+        "_enqueued",
+        "_max_bytes",
+        "_max_messages",
+        "_open",
+        "_room_made",
+        "_waiting",
+        "backlog",
+        "discarded",
+        "displaced",
+        "dropped",
+        "form",
+        "outlet",
+        "written",
+    )
+
+    def __init__(self, form: object, *, max_messages: int, max_bytes: int, outlet: Outlet) -> None:
+        self.form = form
+        self.outlet = outlet
+        self.backlog: Backlog | None = NOTHING
+        self._empty: Backlog | None = NOTHING
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._wake = wake
-        self._queue: deque[Item] = deque()
-        self._bytes = 0
-        self._droppable_messages = 0
-        self._droppable_bytes = 0
-        self._waiting: deque[_Ticket] = deque()
-        self._taken = trio.lowlevel.ParkingLot()
+        self._waiting: deque[_Ticket] | None = None
+        self._room_made: trio.lowlevel.ParkingLot | None = None
         self._open = True
-        self.enqueued: int = 0
+        self._enqueued = 0
         self.written: int = 0
         self.displaced: int = 0
         self.discarded: int = 0
         self.dropped: int = 0
 
+    # Publications
+
     def put(self, item: Item, /) -> int:
-        """Queue a publication or apply the policy; never waits, never calls anybody but ``wake``.
+        """Queue a publication or apply the policy; never waits, never calls anybody but the sink.
 
         Returns how many frames it displaced, :data:`DROPPED`, or :data:`CLOSED`: the bound was met and the
         policy is to end the connection. After CLOSED and after :meth:`close` everything is DROPPED.
@@ -107,9 +121,9 @@ class Outbox(trio.abc.SendChannel[Frame]):
         if not self._open:
             self.dropped += 1
             return DROPPED
-        cost = self._cost_of(item)
+        cost = len(item.frame(self.form).data) + OVERHEAD
         if item.overflow == "close":
-            if self._fits(cost):
+            if self._fits_or_is_taken(cost):
                 self._append(item, cost)
                 return 0
             self.dropped += 1
@@ -118,37 +132,51 @@ class Outbox(trio.abc.SendChannel[Frame]):
         return self._put_droppable(item, cost)
 
     def _put_droppable(self, item: Item, cost: int) -> int:
+        if not self._fits_droppable(cost, self._same_key(item)):
+            self.outlet.flush()
         gone = self._who_goes_for(item, cost)
         if gone is None:
             self.dropped += 1
             return DROPPED
         for index in reversed(gone):
-            self._displace(index)
-        self._droppable_messages += 1
-        self._droppable_bytes += cost
+            self._own().remove(index)
+        self.displaced += len(gone)
         self._append(item, cost)
         return len(gone)
 
     def _who_goes_for(self, item: Item, cost: int) -> list[int] | None:
         """Where in the queue stands what a publication displaces, rising; None if it would not fit even so."""
-        gone = self._same_key(item) if item.overflow == "conflate" else []
-        freed = sum(self._cost_at(index) for index in gone)
-        if self._fits_droppable(cost, len(gone), freed):
+        gone = self._same_key(item)
+        if self._fits_droppable(cost, gone):
             return gone
         if item.overflow == "drop_newest" or 2 * cost > self._max_bytes:
             return None
-        for index, queued in enumerate(self._queue):
+        for index, queued in enumerate(self._items):
             if queued.room == item.room and index not in gone:
                 gone.append(index)
-                freed += self._cost_at(index)
-                if self._fits_droppable(cost, len(gone), freed):
+                if self._fits_droppable(cost, gone):
                     return sorted(gone)
         return None
 
+    def _same_key(self, item: Item) -> list[int]:
+        if item.overflow != "conflate" or item.key is None:
+            return []
+        for index, queued in enumerate(self._items):
+            if queued.key == item.key and queued.room == item.room:
+                return [index]
+        return []
+
+    def stand_apart(self, owner: object) -> None:
+        """Share nothing any more with ``owner``, whose next publication is not for this outbox."""
+        if self.backlog is not None and self.backlog.owner is owner:
+            self._own()
+
+    # Private frames
+
     def send_nowait(self, frame: Frame) -> None:
         """Queue a private frame; raises :exc:`OutboxFull`, :exc:`ConnectionGone`, :exc:`MessageTooLarge`."""
-        cost = self._cost(frame)
-        if self._waiting or not self._fits(cost):
+        cost = self._check(len(frame.data))
+        if self._waiting or not self._fits_or_is_taken(cost):
             raise OutboxFull("the outbox is full")
         self._append(frame, cost)
 
@@ -159,15 +187,18 @@ class Outbox(trio.abc.SendChannel[Frame]):
         When it is cancelled, the frame was not queued.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        cost = self._cost(value)
-        if not self._waiting and self._fits(cost):
+        cost = self._check(len(value.data))
+        if not self._waiting and self._fits_or_is_taken(cost):
             self._append(value, cost)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         ticket = _Ticket(trio.lowlevel.current_task(), value)
+        if self._waiting is None:
+            self._waiting = deque()
         self._waiting.append(ticket)
 
         def abort(_: object) -> trio.lowlevel.Abort:
+            assert self._waiting is not None
             self._waiting.remove(ticket)
             self._admit_waiting()
             return trio.lowlevel.Abort.SUCCEEDED
@@ -180,33 +211,66 @@ class Outbox(trio.abc.SendChannel[Frame]):
         """Wait until :meth:`fits`; what it promises holds until the caller's next checkpoint."""
         await trio.lowlevel.checkpoint()
         while not self.fits(size):
-            await self._taken.park()
+            if self._room_made is None:
+                self._room_made = trio.lowlevel.ParkingLot()
+            await self._room_made.park()
 
     def fits(self, size: int) -> bool:
         """Whether a frame of ``size`` bytes would be queued now. Raises ConnectionGone, MessageTooLarge."""
-        return not self._waiting and self._fits(self._check(size))
+        return not self._waiting and self._fits_or_is_taken(self._check(size))
+
+    # The sink's side
 
     def take(self, max_bytes: int) -> list[Frame]:
         """The oldest frames, together at most ``max_bytes`` but one at least if there is one; makes room."""
-        batch: list[Frame] = []
-        size = 0
-        while self._queue:
-            frame = self._queue[0].frame(self._form)
-            size += len(frame.data)
-            if batch and size > max_bytes:
-                break
-            self._remove(self._queue.popleft())
-            batch.append(frame)
-        self._admit_waiting()
-        self._taken.unpark_all()
-        return batch
+        return self.take_first(self.backlog.fit(max_bytes)) if self.backlog is not None and self.backlog.items else []
+
+    def take_first(self, count: int) -> list[Frame]:
+        """The oldest ``count`` frames; makes room."""
+        backlog = self._own()
+        taken = backlog.cut(count)
+        if not backlog.items:
+            self.backlog = self._empty
+        self._make_room()
+        return [item.frame(self.form) for item in taken]
+
+    def written_whole(self) -> None:
+        """All that is queued was written; makes room."""
+        backlog = self.backlog
+        assert backlog is not None
+        count = len(backlog.items)
+        if backlog.owner is not None:
+            self._enqueued += count  # no copy has been made, where it would have been counted
+        self.written += count
+        self.backlog = self._empty
+        if self._waiting or self._room_made:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        if self._waiting:
+            self._admit_waiting()
+        if self._room_made is not None:
+            self._room_made.unpark_all()
+
+    def leave_to_flusher(self) -> None:
+        """From now on a fan-out may leave publications to the flusher, which writes without waiting."""
+        if self._open:
+            self._empty = None
+            if not self:
+                self.backlog = None
 
     def close(self) -> None:
         """Take in nothing more; who waits gets :exc:`ConnectionGone`. What is queued can still be taken."""
         self._open = False
+        self._empty = NOTHING
+        if self:
+            self._own()  # or who shares it with this one would still add to it
+        else:
+            self.backlog = NOTHING
         while self._waiting:
             trio.lowlevel.reschedule(self._waiting.popleft().task)
-        self._taken.unpark_all()
+        if self._room_made is not None:
+            self._room_made.unpark_all()
 
     async def aclose(self) -> None:
         """As :meth:`close`."""
@@ -216,16 +280,23 @@ class Outbox(trio.abc.SendChannel[Frame]):
     def discard(self) -> None:
         """Close, and throw away what is queued; it is counted."""
         self.close()
-        self.discarded += len(self._queue)
-        self._queue.clear()
-        self._bytes = self._droppable_messages = self._droppable_bytes = 0
+        self.discarded += len(self._items)
+        self.backlog = NOTHING
+
+    # What is in it
+
+    @property
+    def enqueued(self) -> int:
+        """How many messages were taken in so far."""
+        shared = self.backlog is not None and self.backlog.owner is not None
+        return self._enqueued + (len(self._items) if shared else 0)
 
     def statistics(self) -> OutboxStatistics:
         """What is in it, and what went through it."""
         return OutboxStatistics(
-            messages=len(self._queue),
-            bytes=self._bytes,
-            waiting=len(self._waiting),
+            messages=len(self._items),
+            bytes=0 if self.backlog is None else self.backlog.cost,
+            waiting=len(self._waiting or ()),
             enqueued=self.enqueued,
             written=self.written,
             displaced=self.displaced,
@@ -235,7 +306,26 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     def __bool__(self) -> bool:
         """Whether anything is queued."""
-        return bool(self._queue)
+        return self.backlog is not None and bool(self.backlog.items)
+
+    @property
+    def _items(self) -> list[Item]:
+        return [] if self.backlog is None else self.backlog.items
+
+    def _own(self) -> Backlog:
+        """The backlog, as one that is changed here alone."""
+        backlog = self.backlog
+        if backlog is None or backlog is NOTHING:
+            self.backlog = backlog = Backlog(self.form)
+        elif backlog.owner is not None:
+            self._enqueued += len(backlog.items)
+            self.backlog = backlog = backlog.copy()
+        return backlog
+
+    def _append(self, item: Item, cost: int) -> None:
+        self._own().add(item, cost)
+        self._enqueued += 1
+        self.outlet.wake()
 
     def _check(self, size: int) -> int:
         if not self._open:
@@ -245,54 +335,29 @@ class Outbox(trio.abc.SendChannel[Frame]):
             raise MessageTooLarge(f"a message of {size} bytes is larger than the outbox ({self._max_bytes} bytes)")
         return cost
 
-    def _cost(self, frame: Frame) -> int:
-        return self._check(len(frame.data))
+    def _fits_or_is_taken(self, cost: int) -> bool:
+        """Whether there is room, if need be after the socket was offered what waits."""
+        if self._fits(cost):
+            return True
+        self.outlet.flush()
+        return self._fits(cost)
 
     def _fits(self, cost: int) -> bool:
-        return len(self._queue) < self._max_messages and self._bytes + cost <= self._max_bytes
+        backlog = self.backlog
+        if backlog is None:
+            return cost <= self._max_bytes
+        return len(backlog.items) < self._max_messages and backlog.cost + cost <= self._max_bytes
 
-    def _fits_droppable(self, cost: int, gone: int, freed: int) -> bool:
-        """Whether a frame of a dropping room fits when so many of them, of so many bytes, have gone."""
+    def _fits_droppable(self, cost: int, gone: list[int]) -> bool:
+        """Whether a frame of a dropping room fits when those at the places ``gone`` have gone."""
+        backlog = self.backlog or NOTHING
+        freed = sum([backlog.cost_of(backlog.items[index]) for index in gone])
         return (
-            len(self._queue) - gone < self._max_messages
-            and self._bytes - freed + cost <= self._max_bytes
-            and 2 * (self._droppable_messages - gone + 1) <= max(2, self._max_messages)
-            and 2 * (self._droppable_bytes - freed + cost) <= self._max_bytes
+            len(backlog.items) - len(gone) < self._max_messages
+            and backlog.cost - freed + cost <= self._max_bytes
+            and 2 * (backlog.droppable_items - len(gone) + 1) <= max(2, self._max_messages)
+            and 2 * (backlog.droppable_cost - freed + cost) <= self._max_bytes
         )
-
-    def _append(self, item: Item, cost: int) -> None:
-        self._queue.append(item)
-        self._bytes += cost
-        self.enqueued += 1
-        self._wake()
-
-    def _remove(self, item: Item) -> None:
-        """Settle the accounts of an item that has left the queue."""
-        cost = self._cost_of(item)
-        self._bytes -= cost
-        if item.overflow != "close":
-            self._droppable_messages -= 1
-            self._droppable_bytes -= cost
-
-    def _displace(self, index: int) -> None:
-        item = self._queue[index]
-        del self._queue[index]
-        self._remove(item)
-        self.displaced += 1
-
-    def _same_key(self, item: Item) -> list[int]:
-        if item.key is None:
-            return []
-        for index, queued in enumerate(self._queue):
-            if queued.key == item.key and queued.room == item.room:
-                return [index]
-        return []
-
-    def _cost_of(self, item: Item) -> int:
-        return len(item.frame(self._form).data) + OVERHEAD
-
-    def _cost_at(self, index: int) -> int:
-        return self._cost_of(self._queue[index])
 
     def _admit_waiting(self) -> None:
         """Queue the frames of waiting tasks, in their order, as far as there is room."""

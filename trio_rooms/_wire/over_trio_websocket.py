@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Final
 
 import attrs
 import trio
@@ -62,6 +63,16 @@ class TrioWebSocketTransport:
         self._waiting_for_room = False
         self.rtt: float | None = None
         self.on_control: Callable[[], None] = _nothing
+
+    direct: Final = False
+
+    def send_nowait(self, data: bytes) -> int:
+        """Takes nothing: what is written here are messages."""
+        return 0
+
+    async def send_rest(self) -> None:
+        """There is none."""
+        await trio.lowlevel.checkpoint()
 
     @property
     def control_due(self) -> bool:

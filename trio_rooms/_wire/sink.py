@@ -1,10 +1,16 @@
 """The one owner of a connection's way out: data, pings, the close, and their order.
 
-Theory of operation. One task, the writer, runs :meth:`Sink.run` and is the only one that writes. Between
-two batches it looks what is due: what the receiving side of the transport owes the peer (a pong, the answer to a
-close frame), a ping, then data. The close goes out in two ways: politely, behind the data (``finish``, then
-``run`` returns when the queue is empty, and the connection closes the transport), or ahead of it (``discard``,
-which counts what is thrown away). A write that times out has torn a frame perhaps, so it ends the connection.
+Theory of operation. One task, the writer, runs :meth:`Sink.run` and is the only one that ever waits for the peer to
+read. Between two batches it looks what is due: the rest of what the socket took a part of, what the receiving
+side of the transport owes the peer (a pong, the answer to a close frame), a ping, then data. The close goes out in
+two ways: politely, behind the data (``finish``, then ``run`` returns when the queue is empty, and the connection
+closes the transport), or ahead of it (``discard``, which counts what is thrown away). A write that times out has
+torn a frame perhaps, so it ends the connection.
+
+While the writer is parked, everything that was due is written. If then data comes, and nothing but data, and there
+is a plain socket, waking the writer for it would cost several times the write. So the sink asks for a turn of the
+node's flusher, which calls :meth:`Sink.flush`: the same bytes in the same order, written without waiting. What the
+socket does not take is the writer's again, and while that one is at work nobody else writes.
 """
 
 from __future__ import annotations
@@ -13,9 +19,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from .frames import Frame
+from .backlog import join
+from .flusher import Flusher
 from .outbox import Outbox
-from .transport import Transport
+from .transport import Transport, TransportClosed
 
 
 class WriteTimedOut(Exception):
@@ -23,42 +30,122 @@ class WriteTimedOut(Exception):
 
 
 class Sink:
-    """Order and timing of everything that one connection writes."""
+    """Order and timing of everything that one connection writes. Without a flusher the writer writes it all."""
+
+    __slots__ = (
+        "_finishing",
+        "_flusher",
+        "_in_hand",
+        "_marked",
+        "_ping_due",
+        "_pinged",
+        "_write_buffer_size",
+        "_write_nowait",
+        "_write_timeout",
+        "_writer",
+        "outbox",
+    )
 
     def __init__(
-        self, form: object, *, max_messages: int, max_bytes: int, write_buffer_size: int, write_timeout: float
+        self,
+        form: object,
+        *,
+        max_messages: int,
+        max_bytes: int,
+        write_buffer_size: int,
+        write_timeout: float,
+        flusher: Flusher | None = None,
     ) -> None:
-        self.outbox = Outbox(form, max_messages=max_messages, max_bytes=max_bytes, wake=self._wake)
+        self.outbox = Outbox(form, max_messages=max_messages, max_bytes=max_bytes, outlet=self)
         self._write_buffer_size = write_buffer_size
         self._write_timeout = write_timeout
+        self._flusher = flusher
+        self._marked = False
+        self._write_nowait: Callable[[bytes], int] | None = None
+        self._in_hand = 0
+        """Frames that are out of the queue, of which the socket has not taken the last byte."""
         self._writer: trio.lowlevel.Task | None = None
         self._finishing = False
         self._ping_due = False
-        self._pinged = trio.lowlevel.ParkingLot()
+        self._pinged: trio.lowlevel.ParkingLot | None = None
 
     async def run(self, transport: Transport) -> None:
         """Write until :meth:`finish` or :meth:`discard` was called and nothing is left.
 
         Raises :exc:`TransportClosed` and :exc:`WriteTimedOut`; then, and when cancelled in a write, the
-        transport is good for nothing but ``abort``.
+        transport is good for nothing but ``close``, which knows what was torn, and ``abort``.
         """
-        transport.on_control = self._wake
+        transport.on_control = self._wake_writer
+        if transport.direct and self._flusher is not None:
+            self._write_nowait = transport.send_nowait
+            self.outbox.leave_to_flusher()
         while True:  # noqa: ASYNC913 - the writer waits whenever there is nothing to write
-            if transport.control_due:
+            if self._in_hand:
+                await self._write_rest(transport)
+            elif transport.control_due:
                 await self._in_time(transport.send_control)
             elif self._ping_due:
                 await self._write_ping(transport)
-            elif batch := self.outbox.take(self._write_buffer_size):
-                await self._write(transport, batch)
+            elif self.outbox:
+                await self._write(transport)
             elif self._finishing:
                 return
             else:
                 await self._park()
 
+    def flush(self) -> None:
+        """Write what is queued as far as the socket takes it without waiting; what is left is the writer's.
+
+        Does nothing while the writer is at work. Never raises: the writer will meet what this has met.
+        """
+        self._marked = False
+        backlog = self.outbox.backlog
+        if backlog is None or self._writer is None or self._write_nowait is None:
+            return
+        try:
+            if backlog.cost <= self._write_buffer_size:
+                data = backlog.data or backlog.joined()
+                taken = self._write_nowait(data)
+                if taken == len(data):
+                    self.outbox.written_whole()
+                else:
+                    self._blocked(len(backlog.items), taken)
+            else:
+                self._flush_in_batches(self._write_nowait)
+        except TransportClosed:
+            self._wake_writer()
+
+    def _flush_in_batches(self, write_nowait: Callable[[bytes], int]) -> None:
+        outbox = self.outbox
+        while (backlog := outbox.backlog) is not None and backlog.items:
+            count = backlog.fit(self._write_buffer_size)
+            data = join(backlog.items[:count], outbox.form)
+            taken = write_nowait(data)
+            if taken < len(data):
+                self._blocked(count, taken)
+                return
+            outbox.written += len(outbox.take_first(count))
+
+    def _blocked(self, count: int, taken: int) -> None:
+        """Leave the rest of ``count`` frames, of which ``taken`` bytes were written, to the writer."""
+        self._wake_writer()
+        if not taken:
+            return  # they stay in the queue, where a policy may still remove them
+        frames = self.outbox.take_first(count)
+        for frame in frames:
+            taken -= len(frame.data)
+            if taken < 0:
+                break
+            count -= 1
+        self._in_hand = count
+        self.outbox.written += len(frames) - count
+
     async def ping(self) -> float:
         """Have a ping written ahead of the data; returns the time when it was."""
         self._ping_due = True
-        self._wake()
+        self._wake_writer()
+        if self._pinged is None:
+            self._pinged = trio.lowlevel.ParkingLot()
         await self._pinged.park()
         return trio.current_time()
 
@@ -66,16 +153,19 @@ class Sink:
         """Take in nothing more; :meth:`run` returns when all is written."""
         self.outbox.close()
         self._finishing = True
-        self._wake()
+        self._wake_writer()
 
     def discard(self) -> None:
         """Take in nothing more and throw away what waits; :meth:`run` returns."""
         self.outbox.discard()
+        self.outbox.discarded += self._in_hand
+        self._in_hand = 0
         self._finishing = True
-        self._wake()
+        self._wake_writer()
 
-    async def _write(self, transport: Transport, batch: list[Frame]) -> None:
+    async def _write(self, transport: Transport) -> None:
         """Write a batch, in as many writes as the transport makes of it."""
+        batch = self.outbox.take(self._write_buffer_size)
         try:
             while batch:
                 with trio.move_on_after(self._write_timeout) as scope:
@@ -87,10 +177,17 @@ class Sink:
         finally:
             self.outbox.discarded += len(batch)
 
+    async def _write_rest(self, transport: Transport) -> None:
+        """What is left of a write of the flusher."""
+        await self._in_time(transport.send_rest)
+        self.outbox.written += self._in_hand
+        self._in_hand = 0
+
     async def _write_ping(self, transport: Transport) -> None:
         self._ping_due = False
         await self._in_time(transport.ping)
-        self._pinged.unpark_all()
+        if self._pinged is not None:
+            self._pinged.unpark_all()
 
     async def _in_time(self, write: Callable[[], Awaitable[None]]) -> None:
         with trio.move_on_after(self._write_timeout) as scope:
@@ -98,7 +195,15 @@ class Sink:
         if scope.cancelled_caught:
             raise WriteTimedOut
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have written what was queued: by the flusher where that is possible, else by the writer."""
+        if self._write_nowait is None or self._flusher is None:
+            self._wake_writer()
+        elif not self._marked and self._writer is not None:
+            self._marked = True
+            self._flusher.mark(self)
+
+    def _wake_writer(self) -> None:
         if self._writer is not None:
             trio.lowlevel.reschedule(self._writer)
             self._writer = None

@@ -40,12 +40,17 @@ class TransportClosed(Exception):
 class Transport(Protocol):
     """One open WebSocket, whatever carries it.
 
-    One task receives, one task writes. A write that was cancelled or failed may have torn a frame: the
-    only call that makes sense afterwards is :meth:`abort`, and a transport writes nothing more by itself.
+    One task receives, one task writes. A write that was cancelled or failed may have torn a frame: the calls that
+    make sense afterwards are :meth:`close`, which completes the frame if that is possible and else only closes the
+    stream, and :meth:`abort`.
     """
 
     on_control: Callable[[], None]
     """Called when ``control_due`` has become true; set by whoever writes."""
+
+    @property
+    def direct(self) -> bool:
+        """Whether it has a plain socket, so that ``send_nowait`` can write."""
 
     @property
     def control_due(self) -> bool:
@@ -72,6 +77,16 @@ class Transport(Protocol):
         The caller comes back with the rest, so that it can give each write its own time: where every frame is a
         write, a long batch on a busy server takes long without anybody being slow. Raises :exc:`TransportClosed`.
         """
+
+    def send_nowait(self, data: bytes) -> int:
+        """Write the bytes of whole frames as far as they are taken without waiting; how many bytes that is.
+
+        Of a part, the transport keeps the rest; ``send_rest`` must complete it. Only where ``direct``, and not while
+        anything else is being written. Raises :exc:`TransportClosed`.
+        """
+
+    async def send_rest(self) -> None:
+        """Complete what ``send_nowait`` has begun; a cancel leaves the rest. Raises :exc:`TransportClosed`."""
 
     async def send_control(self) -> None:
         """Write a control frame that is due. Raises :exc:`TransportClosed`."""

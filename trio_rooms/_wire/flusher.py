@@ -1,0 +1,106 @@
+"""One task that writes for all connections of a node, as long as no socket makes it wait.
+
+Theory of operation. Waking one writer task per member costs several times what the write does, and keeps so many
+short-lived objects alive that Python's garbage collector becomes the second cost. So whoever queues something for
+a sink only marks it. The flusher runs when the scheduler next gets to it, which is after every task that could run
+has done its publishing: a loop that publishes 64 times before its next checkpoint costs one write per member.
+
+It works in slices, with a checkpoint after each, so that a publication to ten thousand members holds nobody up for
+longer than one of them. Sinks that were marked one by one (a reply, a message to one) go first in each slice: they
+are few, and somebody waits for them. The order of one connection is not touched by that; it has one queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import trio
+
+# So many writes of some microseconds each are made between two checkpoints.
+_SLICE = 256
+
+
+class Flushable(Protocol):
+    """A sink, for the flusher."""
+
+    def flush(self) -> None:
+        """Write what can be written without waiting. Must not raise."""
+
+
+class Marked(Protocol):
+    """An outbox, for the flusher."""
+
+    @property
+    def outlet(self) -> Flushable: ...
+
+
+class Flusher:
+    """See the module's theory. While its task does not run, sinks are flushed the moment they are marked."""
+
+    def __init__(self) -> None:
+        self._ones: deque[Flushable] = deque()
+        self._many: deque[Sequence[Marked]] = deque()
+        self._begun = 0
+        self._parked: trio.lowlevel.Task | None = None
+        self._running = False
+
+    def mark(self, sink: Flushable) -> None:
+        """Have ``sink.flush()`` called soon."""
+        if self._running:
+            self._ones.append(sink)
+            self._wake()
+        else:
+            sink.flush()
+
+    def mark_all(self, outboxes: Sequence[Marked]) -> None:
+        """Have the sinks of all these outboxes flushed, behind those that are marked one by one."""
+        if self._running:
+            self._many.append(outboxes)
+            self._wake()
+        else:
+            for outbox in outboxes:
+                outbox.outlet.flush()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Flush until cancelled."""
+        self._running = True
+        task_status.started()
+        try:
+            while True:
+                if not self._ones and not self._many:
+                    await self._park()
+                self._flush_slice()
+                await trio.lowlevel.checkpoint()
+        finally:
+            self._running = False
+            while self._ones or self._many:
+                self._flush_slice()
+
+    def _flush_slice(self) -> None:
+        # Not those that are marked meanwhile: a sink whose peer reads as fast as we write could go on for ever.
+        for _ in range(min(len(self._ones), _SLICE)):
+            self._ones.popleft().flush()
+        if self._many:
+            outboxes = self._many[0]
+            end = self._begun + _SLICE
+            for outbox in outboxes[self._begun : end]:
+                outbox.outlet.flush()
+            self._begun = end
+            if end >= len(outboxes):
+                self._many.popleft()
+                self._begun = 0
+
+    def _wake(self) -> None:
+        if self._parked is not None:
+            trio.lowlevel.reschedule(self._parked)
+            self._parked = None
+
+    async def _park(self) -> None:
+        self._parked = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._parked = None
+        return trio.lowlevel.Abort.SUCCEEDED

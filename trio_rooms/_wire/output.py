@@ -1,0 +1,141 @@
+"""The writing end of a stream, which knows after every write, however it ended, what may still be written.
+
+Theory of operation. A frame that was written in part must be completed before anything else is written, or else
+nothing may be written any more. Over a plain socket we write by ourselves, so it is always known what a socket
+has taken: the rest is kept, and goes first the next time, after a cancel too. Over any other stream a send that
+was cancelled or failed may have written anything; then the output is *torn* and writes no more.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol
+
+import trio
+
+from .ending import GONE
+from .transport import Close, TransportClosed
+
+#: What may wait in the kernel, unsent, before a socket counts as full. Without it the kernel takes megabytes for a
+#: peer that does not read, all of them stale when it does; the socket's buffer itself is left to autotuning.
+_NOTSENT_LOWAT = 128 * 1024
+
+_LOST = Close(1006, "", "network")
+
+
+class Output(Protocol):
+    """Where bytes go. Raises :exc:`TransportClosed` once it is torn."""
+
+    direct: bool
+    """Whether :meth:`write_nowait` may be called."""
+    torn: bool
+    """Whether nothing can be written any more; set it to forbid that."""
+
+    def write_nowait(self, data: bytes) -> int:
+        """Write what is taken without waiting; how many bytes that is. If it is a part, the rest is kept."""
+
+    async def write_rest(self) -> None:
+        """Write what is kept. After a cancel the remainder is kept."""
+
+    async def write(self, data: bytes) -> None:
+        """Write what is kept, and then ``data``. A checkpoint."""
+
+
+def output_of(stream: trio.abc.Stream) -> Output:
+    """The output of a stream."""
+    if isinstance(stream, trio.SocketStream):
+        # Trio has no name for a send that does not wait, only for the socket that has one.
+        plain = getattr(stream.socket, "_sock", None)
+        if isinstance(plain, socket.socket):
+            return SocketOutput(stream, plain)
+    return StreamOutput(stream)
+
+
+class SocketOutput:
+    """Writes to the socket itself: in a write that need not wait, trio's locks and checkpoints cost more than it does.
+
+    The socket object is asked to send, and never the number of its descriptor, which may belong to another connection
+    once this one is closed.
+    """
+
+    __slots__ = ("_plain", "_rest", "_socket", "torn")
+
+    direct = True
+
+    def __init__(self, stream: trio.SocketStream, plain: socket.socket) -> None:
+        self._socket = stream.socket
+        self._plain = plain
+        self._rest: memoryview | None = None
+        self.torn = False
+        if hasattr(socket, "TCP_NOTSENT_LOWAT") and plain.family != socket.AF_UNIX:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+
+    def write_nowait(self, data: bytes | memoryview) -> int:
+        """See :class:`Output`."""
+        if self.torn:
+            raise TransportClosed(_LOST)
+        try:
+            taken = self._plain.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.torn = True
+            raise TransportClosed(_LOST) from None
+        if taken < len(data):
+            self._rest = memoryview(data)[taken:]
+        return taken
+
+    async def write_rest(self) -> None:
+        """See :class:`Output`."""
+        while (rest := self._rest) is not None:
+            try:
+                await trio.lowlevel.wait_writable(self._socket)
+            except trio.ClosedResourceError:
+                self.torn = True
+                raise TransportClosed(_LOST) from None
+            if self.write_nowait(rest) == len(rest):
+                self._rest = None
+
+    async def write(self, data: bytes) -> None:
+        """See :class:`Output`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self.write_rest()
+        taken = self.write_nowait(data)
+        if taken < len(data):
+            self._rest = memoryview(data)[taken:]  # also where none of it was taken: it has been begun
+            await self.write_rest()
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+class StreamOutput:
+    """Writes through a stream's own ``send_all``: TLS, memory streams, and whatever a program brings."""
+
+    __slots__ = ("_stream", "torn")
+
+    direct = False
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.torn = False
+
+    def write_nowait(self, data: bytes) -> int:
+        """Takes nothing."""
+        return 0
+
+    async def write_rest(self) -> None:
+        """There is none."""
+        await trio.lowlevel.checkpoint()
+
+    async def write(self, data: bytes) -> None:
+        """See :class:`Output`."""
+        if self.torn:
+            raise TransportClosed(_LOST)
+        try:
+            await self._stream.send_all(data)
+        except GONE:
+            self.torn = True
+            raise TransportClosed(_LOST) from None
+        except BaseException:
+            self.torn = True
+            raise
