@@ -112,6 +112,13 @@ def autobahn(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """A short measurement beside the C floor and the peers; not a part of plain ``nox``. See docs/performance.md."""
+    session.install(".")
+    session.run("python", "-m", "benchmarks", "--quick", "--goals", *session.posargs)
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """What the ``tests`` sessions of this and earlier runs covered together; fails below the bound."""
     session.install(*group("tests"))

@@ -66,8 +66,9 @@ def measure(
     rounds: int,
     seconds: float,
     tell: Callable[[str], None],
+    save: Callable[[Measurement], None] = lambda measurement: None,
 ) -> Measurement:
-    """Measure all; a failure is kept as such, and the rest goes on."""
+    """Measure all; a failure is kept as such, and the rest goes on. ``save`` is called after each round."""
     measurement = Measurement(about(rounds=rounds, seconds=seconds))
     for number in range(rounds):
         for scenario in scenarios:
@@ -86,6 +87,7 @@ def measure(
                 measurement.keep(scenario.name, subject.name, found, number)
                 costs = {name.removesuffix(".cpu_us"): cost for name, cost in found.items() if name.endswith("cpu_us")}
                 tell(f"{what} {'  '.join(f'{step} {cost:.4g}' for step, cost in costs.items())}")
+        save(measurement)
     return measurement
 
 

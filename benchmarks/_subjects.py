@@ -51,7 +51,7 @@ class Subject:
 
 
 def _ours(name: str, note: str, *options: str, kind: str = "ours", **speak: str) -> Subject:
-    command = (sys.executable, "-m", "benchmarks.server", *options)
+    command = (sys.executable, str(_build.HERE / "server.py"), *options)
     return Subject(name=name, command=command, note=note, kind=kind, speak=speak, has_tools=True)
 
 

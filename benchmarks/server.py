@@ -1,4 +1,4 @@
-"""This library's server under test: ``python -m benchmarks.server --transport native --with logger,hooks``.
+"""This library's server under test: ``python benchmarks/server.py --transport native --with logger``.
 
 It keeps the contract of ``benchmarks/peers``: one line of JSON when it listens, WebSocket at ``/ws``, the end on
 SIGTERM. Beyond it there are two actions: ``sweep`` publishes once to every room from within the server, so that

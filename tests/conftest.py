@@ -55,12 +55,6 @@ def pytest_configure(config: pytest.Config) -> None:
         transport_default.set_default_of_programs(name)
 
 
-@pytest.fixture
-def transport(pytestconfig: pytest.Config) -> str:
-    """The transport of all servers for which a test names none."""
-    return pytestconfig.getoption("transport") or "native"
-
-
 def bounded(function: Callable[..., Awaitable[None]], limit: float | None) -> Callable[..., Awaitable[None]]:
     """The same function, but it raises TooSlowError when its run is not over after ``limit`` seconds."""
 

@@ -187,6 +187,24 @@ async def test_ping_goes_ahead_of_data(autojump_clock: MockClock) -> None:
         sink.finish()
 
 
+async def test_a_ping_is_dated_from_before_its_write(autojump_clock: MockClock) -> None:
+    """K1: a pong that is heard before the pinger runs again is younger than its ping."""
+    sink = make_sink()
+    transport = FakeTransport()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sink.run, transport)
+        await wait_all_tasks_blocked()
+
+        async def answer() -> None:
+            await trio.sleep(3)
+            transport.gate.set()
+
+        nursery.start_soon(answer)
+        begun = trio.current_time()
+        assert await sink.ping() == begun
+        sink.finish()
+
+
 async def test_ping_wakes_the_writer(transport: FakeTransport) -> None:
     """A writer that sleeps writes a ping at once."""
     sink = make_sink()

@@ -173,8 +173,8 @@ class NativeTransport:
     async def ping(self) -> None:
         """Write a ping with a payload of its own, so that late pongs are not taken for its answer."""
         self._pings += 1
+        self._ping_sent = trio.current_time()  # before, for the pong may be read before this task runs again
         await self._write(ping_frame(self._ping_payload()))
-        self._ping_sent = trio.current_time()
 
     def _ping_payload(self) -> bytes:
         return self._pings.to_bytes(4)

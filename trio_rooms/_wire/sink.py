@@ -15,6 +15,7 @@ socket does not take is the writer's again, and while that one is at work nobody
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -37,6 +38,7 @@ class Sink:
         "_flusher",
         "_in_hand",
         "_marked",
+        "_ping_begun",
         "_ping_due",
         "_pinged",
         "_write_buffer_size",
@@ -67,6 +69,7 @@ class Sink:
         self._writer: trio.lowlevel.Task | None = None
         self._finishing = False
         self._ping_due = False
+        self._ping_begun = math.inf
         self._pinged: trio.lowlevel.ParkingLot | None = None
 
     async def run(self, transport: Transport) -> None:
@@ -141,13 +144,13 @@ class Sink:
         self.outbox.written += len(frames) - count
 
     async def ping(self) -> float:
-        """Have a ping written ahead of the data; returns the time when it was."""
+        """Have a ping written ahead of the data; returns when its write began, so that no pong came before."""
         self._ping_due = True
         self._wake_writer()
         if self._pinged is None:
             self._pinged = trio.lowlevel.ParkingLot()
         await self._pinged.park()
-        return trio.current_time()
+        return self._ping_begun
 
     def finish(self) -> None:
         """Take in nothing more; :meth:`run` returns when all is written."""
@@ -185,6 +188,7 @@ class Sink:
 
     async def _write_ping(self, transport: Transport) -> None:
         self._ping_due = False
+        self._ping_begun = trio.current_time()
         await self._in_time(transport.ping)
         if self._pinged is not None:
             self._pinged.unpark_all()

@@ -1,14 +1,13 @@
 """A WebSocket client for tests: no background task, so nothing happens that a test did not ask for.
 
-Theory of operation. All reading happens in `TestClient._pump`, which only the receiving methods
-call: one read from the stream, then every frame that it completed is acted on at once (by
-`ClientProtocol`, which does no I/O). Data messages go to the end of one queue, `pending`, from
-which `receive` takes the first and `request` the one that answers it; pongs go to a queue of their
-own; what is due in answer is noted and then sent. How the connection ended is noted too, and raised
-to whoever has used up the queue and wants more.
+Theory of operation. All reading happens in `TestClient._pump`, which only the receiving methods call: one read from
+the stream, then every frame that it completed is acted on at once (by `ClientProtocol`, which does no I/O). Data
+messages go to the end of one queue, `pending`, from which `receive` takes the first and `request` the one that
+answers it; pongs go to a queue of their own; what is due in answer is noted and then sent. How the connection ended
+is noted too, and raised to whoever has used up the queue and wants more.
 
-Frames leave whole and in the order in which they were made, because both happen under one lock.
-A send that is cancelled half-way leaves a torn frame, after which sending is refused.
+Frames leave whole and in the order in which they were made, because both happen under one lock. A send that is
+cancelled half-way leaves a torn frame, after which sending is refused.
 """
 
 from __future__ import annotations
@@ -84,8 +83,8 @@ class TestClient(trio.abc.AsyncResource):
     ) -> Self:
         """Do the opening handshake and return the client.
 
-        ``path`` may carry a query; ``headers`` are added to the request; ``subprotocol`` is what
-        is offered, one or several. If this raises, or is cancelled, the stream is closed.
+        ``path`` may carry a query; ``headers`` are added to the request; ``subprotocol`` is what is offered, one or
+        several. If this raises, or is cancelled, the stream is closed.
 
         Raises:
           HandshakeRefused: the server answered with another status than 101.
@@ -94,15 +93,15 @@ class TestClient(trio.abc.AsyncResource):
         """
         offered = [subprotocol] if isinstance(subprotocol, str) else list(subprotocol or ())
         try:
-            accepted = await upgrade(stream, path=path, host=host, headers=headers, subprotocols=offered)
+            answer = await upgrade(stream, path=path, host=host, headers=headers, subprotocols=offered)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
         return cls(
             stream,
-            subprotocol=accepted.subprotocol,
-            headers=accepted.headers,
-            trailing=accepted.trailing,
+            subprotocol=answer.subprotocol,
+            headers=answer.headers,
+            trailing=answer.trailing,
             auto_pong=auto_pong,
         )
 
@@ -302,9 +301,9 @@ class TestClient(trio.abc.AsyncResource):
     async def close(self, code: int | None = 1000, reason: str = "") -> Closed:
         """Send a close frame, read until the server's, and return how the connection ended.
 
-        ``code`` None sends an empty close frame. Messages that come meanwhile are kept. The wait is
-        for the caller to bound. The stream stays open: it is for the server to close it first, and
-        `aclose` closes our end. If the connection has ended already, only returns how.
+        ``code`` None sends an empty close frame. Messages that come meanwhile are kept. The wait is for the caller
+        to bound. The stream stays open: it is for the server to close it first, and `aclose` closes our end. If the
+        connection has ended already, only returns how.
         """
         with self._receiving:
             if self._protocol.may_close:
@@ -379,10 +378,7 @@ class TestClient(trio.abc.AsyncResource):
             await self._pump()
 
     async def _pump(self) -> None:
-        """Read once, act on the frames that came, and send what is due in answer.
-
-        What is due is sent first, too, for a cancel may have left some of it the last time.
-        """
+        """Send what a cancel may have left due, read once, act on the frames that came, send what is due in answer."""
         await self._answer()
         try:
             data = await self._stream.receive_some()
