@@ -9,16 +9,17 @@ import fnmatch
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from . import _build, _goals, _report
 from ._figures import Results
-from ._measure import measure
+from ._measure import Measurement, measure
 from ._scenarios import SCENARIOS, Scenario
 from ._subjects import SUBJECTS, Subject
 from .peers import PEERS
 
-RESULTS = _build.HERE / "results"
-COMMITTED = RESULTS / "full.json"
+#: What docs/performance.md is made of.
+COMMITTED = _build.HERE / "results" / "full.json"
 
 
 def main() -> int:
@@ -30,13 +31,10 @@ def main() -> int:
         for subject in SUBJECTS:
             print(f"{subject.name:36} {subject.kind:8} {subject.note}")
         return 0
-    if options.report is None:
-        path = run(options)
-        if path is None:
-            return 1
-    else:
-        path = options.report
-    results = Results.load(path)
+    results = run(options) if options.report is None else Results.load(options.report)
+    if not results.data["figures"]:
+        print("nothing was measured")
+        return 1
     if options.docs:
         for written in _report.write(results, _build.HERE.parent / "docs"):
             print(f"wrote {written}")
@@ -53,23 +51,48 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenario", action="append", metavar="NAME", help="only these; may have wildcards")
     parser.add_argument("--server", action="append", metavar="NAME", help="only these; may have wildcards")
     parser.add_argument("--no-peers", action="store_true", help="only this library and the C floor: installs nothing")
+    parser.add_argument("--quick", action="store_true", help="the main scenarios, one short round")
     parser.add_argument("--rounds", type=int, help="rounds, interleaved (default: 3, with --quick 1)")
     parser.add_argument("--seconds", type=float, help="length of one measurement (default: 2, with --quick 1)")
-    parser.add_argument("--quick", action="store_true", help="the main scenarios, one short round")
     parser.add_argument("--goals", action="store_true", help="print what must hold beside what was measured")
-    parser.add_argument(
-        "--out", type=Path, help=f"file of results (default: {COMMITTED.name}, with --quick quick.json)"
-    )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing; report on these results")
     parser.add_argument("--docs", action="store_true", help="write the tables and plots of docs/performance.md")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"results; a whole run writes {COMMITTED.name} itself")
+    parser.add_argument("--merge", type=Path, metavar="FILE", help="take scenarios that are not run from these results")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing; report on these results")
     return parser
 
 
-def run(options: argparse.Namespace) -> Path | None:
-    """Measure what the options say and write it down; where, or None without any figure."""
+def run(options: argparse.Namespace) -> Results:
+    """Measure what the options say, and write it down after each round."""
     scenarios = [one for one in SCENARIOS if chosen(one, options)]
     subjects = [one for one in SUBJECTS if wanted(one, options)]
-    missing: dict[str, str] = {}
+    missing = install_peers(subjects)
+    whole = not (options.quick or options.scenario or options.server or options.no_peers)
+    path = options.out or (COMMITTED if whole else None)
+    base = None if options.merge is None else Results.load(options.merge).data
+
+    def as_results(measurement: Measurement) -> Results:
+        measurement.not_installed = missing
+        return Results(merged(base, measurement.as_json()))
+
+    def save(measurement: Measurement) -> None:
+        if path is not None and measurement.figures:
+            path.write_text(dumped(as_results(measurement).data), encoding="utf-8")
+
+    measurement = measure(
+        scenarios,
+        [one for one in subjects if one.name not in missing],
+        rounds=options.rounds or (1 if options.quick else 3),
+        seconds=options.seconds or (1 if options.quick else 2),
+        tell=lambda line: print(line, flush=True),
+        save=save,
+    )
+    return as_results(measurement)
+
+
+def install_peers(subjects: list[Subject]) -> dict[str, str]:
+    """Install those peers; the names of those that could not be, and why."""
+    missing = {}
     for peer in PEERS:
         if any(subject.name == peer.name for subject in subjects):
             print(f"installing {peer.name}", flush=True)
@@ -77,22 +100,16 @@ def run(options: argparse.Namespace) -> Path | None:
             if problem is not None:
                 print(f"  NOT INSTALLED: {problem}")
                 missing[peer.name] = problem
-    measurement = measure(
-        scenarios,
-        [one for one in subjects if one.name not in missing],
-        rounds=options.rounds or (1 if options.quick else 3),
-        seconds=options.seconds or (1 if options.quick else 2),
-        tell=lambda line: print(line, flush=True),
-    )
-    measurement.not_installed = missing
-    if not measurement.figures:
-        print("nothing was measured")
-        return None
-    path = options.out or (RESULTS / "quick.json" if options.quick else COMMITTED)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dumped(measurement.as_json()), encoding="utf-8")
-    print(f"wrote {path}")
-    return Path(path)
+    return missing
+
+
+def merged(base: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """New results, with the scenarios that they lack taken from others."""
+    if base is None:
+        return new
+    combined = {key: {**base[key], **new[key]} for key in ("figures", "versions", "not_installed")}
+    old = {name: whys for name, whys in base["failures"].items() if name not in new["figures"]}
+    return {**new, **combined, "failures": {**old, **new["failures"]}}
 
 
 def chosen(scenario: Scenario, options: argparse.Namespace) -> bool:
@@ -111,15 +128,14 @@ def wanted(subject: Subject, options: argparse.Namespace) -> bool:
 
 def dumped(data: object) -> str:
     """JSON with one line for each figure, so that a difference can be read."""
-    text = json.dumps(data, indent=1, ensure_ascii=False)
     lines: list[str] = []
-    depth = 0
-    for line in text.splitlines():
-        if depth:
-            lines[-1] += line.strip() + (" " if line.endswith(",") else "")
+    inside = False
+    for line in json.dumps(data, indent=1, ensure_ascii=False).splitlines():
+        if inside:
+            lines[-1] += line.strip() + (" " if line.endswith(",") and not line.strip().startswith("]") else "")
         else:
             lines.append(line)
-        depth += line.endswith("[") - line.strip().startswith("]")
+        inside = line.endswith("[") or (inside and not line.strip().startswith("]"))
     return "\n".join(lines) + "\n"
 
 

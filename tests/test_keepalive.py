@@ -28,6 +28,7 @@ class FakePeer:
     def __init__(self, nursery: trio.Nursery | None = None, *, delay: float | None = None) -> None:
         self.last_heard = trio.current_time()
         self.paused = False
+        self.direct = False
         self.rtt: float | None = None
         self.control_due = False
         self.on_control: Callable[[], None] = lambda: None
@@ -47,6 +48,12 @@ class FakePeer:
 
     async def send(self, frames: Sequence[Frame]) -> int:
         raise AssertionError("there is no data")
+
+    def send_nowait(self, data: bytes) -> int:
+        raise AssertionError("there is no data")
+
+    async def send_rest(self) -> None:
+        raise AssertionError("there is no rest")
 
     async def send_control(self) -> None:
         raise AssertionError("nothing is due")

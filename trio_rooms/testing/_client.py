@@ -93,16 +93,12 @@ class TestClient(trio.abc.AsyncResource):
         """
         offered = [subprotocol] if isinstance(subprotocol, str) else list(subprotocol or ())
         try:
-            answer = await upgrade(stream, path=path, host=host, headers=headers, subprotocols=offered)
+            found = await upgrade(stream, path=path, host=host, headers=headers, subprotocols=offered)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
         return cls(
-            stream,
-            subprotocol=answer.subprotocol,
-            headers=answer.headers,
-            trailing=answer.trailing,
-            auto_pong=auto_pong,
+            stream, subprotocol=found.subprotocol, headers=found.headers, trailing=found.trailing, auto_pong=auto_pong
         )
 
     @property
