@@ -28,7 +28,7 @@ class FakePeer:
     def __init__(self, nursery: trio.Nursery | None = None, *, delay: float | None = None) -> None:
         self.last_heard = trio.current_time()
         self.paused = False
-        self.direct = False
+        self.direct = None
         self.rtt: float | None = None
         self.control_due = False
         self.on_control: Callable[[], None] = lambda: None
@@ -49,7 +49,7 @@ class FakePeer:
     async def send(self, frames: Sequence[Frame]) -> int:
         raise AssertionError("there is no data")
 
-    def send_nowait(self, data: bytes) -> int:
+    def keep_rest(self, data: bytes, taken: int) -> None:
         raise AssertionError("there is no data")
 
     async def send_rest(self) -> None:

@@ -11,7 +11,6 @@ from ._connection import Connection as Connection
 from ._context import current_connection as current_connection
 from ._context import current_room as current_room
 from ._counters import Statistics as Statistics
-from ._dispatch import Context as Context
 from ._errors import ActionError as ActionError
 from ._errors import AlreadyServing as AlreadyServing
 from ._errors import BadMessage as BadMessage
@@ -46,6 +45,7 @@ from ._manager import Manager as Manager
 from ._manager import serve_rooms as serve_rooms
 from ._membership import Joined as Joined
 from ._messages.envelope import Message as Message
+from ._onion import Context as Context
 from ._room import Room as Room
 from ._rooms.publication import Publication as Publication
 from ._rooms.publication import Report as Report

@@ -5,6 +5,10 @@ handler (``$cancel``, ``$leave``) acts there and then; everything else goes to t
 task takes it out, in order: ``on_message``, payload decoded, middleware, handler, reply. Handlers that are
 concurrent, or stream, run beside in tasks of their own, bounded in number.
 
+A ``def`` handler that has nobody before it is called by the reader at once, in the connection's context: to wake
+the connection's task for it costs as much as all the rest. What it leaves to do, if anything (an error to report, an
+awaitable that it returned, a reply for which there is no room), is that task's, as if that had called the handler.
+
 What a handler raises: an ActionError is told to the client. Anything else ends this connection with 1011
 after its request was answered ``INTERNAL``, unless the recovery middleware turned it into an ActionError on
 its way out. Either way it is reported, and nobody else notices.
@@ -14,11 +18,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import attrs
 import trio
 
 from ._boundary import own_cancellations_only, says_only_gone
@@ -43,53 +46,12 @@ from ._hooks import AlreadyReported
 from ._messages.envelope import Malformed, Message, parse
 from ._messages.requests import ANSWERED, Inbox, InFlight, Request
 from ._messages.router import Handler
+from ._onion import Context
 from ._wire.frames import Frame
 
 if TYPE_CHECKING:
     from ._connection import Connection
-    from ._registry import CallNext, Middleware, Session
-
-
-@attrs.define(eq=False)
-class Context:
-    """What middleware gets: one message on its way to its handler."""
-
-    conn: Connection
-    """The connection that sent it."""
-    message: Message
-    """The message."""
-    deadline: float
-    """The trio time at which the handler is cancelled; ``inf`` for never."""
-    _handler: Handler = attrs.field(repr=False)
-    _arguments: tuple[Any, ...] = attrs.field(repr=False)
-    _emit: Callable[[Any], Any] = attrs.field(repr=False)
-
-
-def compose(middleware: list[Middleware]) -> CallNext:
-    """Make one call of an onion; the first middleware is the outermost."""
-    call: CallNext = _call_handler
-    for layer in reversed(middleware):
-        call = _wrap(layer, call)
-    return call
-
-
-def _wrap(layer: Middleware, call_next: CallNext) -> CallNext:
-    async def wrapped(ctx: Context) -> Any:
-        return await layer(ctx, call_next)
-
-    return wrapped
-
-
-async def _call_handler(ctx: Context) -> Any:
-    """The core of the onion."""
-    result = ctx._handler.function(ctx.conn, *ctx._arguments)
-    if ctx._handler.streams:
-        async with aclosing(result) as items:
-            async for item in items:
-                await ctx._emit(item)
-        return None
-    # Also what an undeclared wrapper around an async function returns.
-    return await result if inspect.isawaitable(result) else result
+    from ._registry import Session
 
 
 class Dispatcher:
@@ -137,8 +99,33 @@ class Dispatcher:
                 return
             if action == "$join":
                 request.joins = room_to_join(self, request)
-        if not self.inbox.put(request):  # the connection takes no more messages
+        elif self._is_done_at_once(request):
+            return
+        if self.inbox.put(request):
+            return
+        if request.rest is not None:  # its handler has closed the connection
+            self._start_beside(request)
+        else:  # the connection takes no more messages
             self.in_flight.discard(request)
+
+    def _is_done_at_once(self, request: Request) -> bool:
+        """Call a ``def`` handler if its turn is now and nothing stands around it; whether that was all.
+
+        If it was called and there is more to do, ``request.rest`` says what.
+        """
+        waiting = self.inbox.waiting
+        if waiting is None or not self._straight or request.handler is None or not request.handler.inline:
+            return False
+        try:
+            with own_cancellations_only():
+                result = waiting.context.run(self._begin, request)
+            if not inspect.isawaitable(result) and self._reply_nowait(request, result) is None:
+                return True
+            request.rest = lambda: result
+        except Exception as exc:
+            request.rest = partial(_raise, exc)
+        request.scope = trio.CancelScope()  # so that a $cancel leaves the answer to who does the rest
+        return False
 
     def _parse(self, text: str | bytes) -> Request:
         if isinstance(text, bytes):
@@ -184,8 +171,8 @@ class Dispatcher:
                 request = await self.inbox.take()
             except trio.EndOfChannel:
                 return
-            if request.cancelled:
-                continue
+            if request.cancelled and request.scope is None:
+                continue  # answered by who has cancelled it
             if request.error is not None:
                 await self.tell(request, request.error)
             elif request.handler is None:
@@ -213,10 +200,13 @@ class Dispatcher:
         elif self.in_flight.concurrent >= self._limits.max_handlers:
             await self.tell(request, Busy())
         else:
-            # Entered here and not when the task first runs, so that a $cancel in between finds a scope.
-            request.scope = trio.CancelScope()
-            self.in_flight.concurrent += 1
-            self._conn._start_task(self._run_beside, request)
+            self._start_beside(request)
+
+    def _start_beside(self, request: Request) -> None:
+        # Made here and not when the task first runs, so that a $cancel in between finds a scope.
+        request.scope = request.scope or trio.CancelScope()
+        self.in_flight.concurrent += 1
+        self._conn._start_task(self._run_beside, request)
 
     async def _run_beside(self, request: Request) -> None:
         try:
@@ -226,13 +216,16 @@ class Dispatcher:
             self._wake_idle()
 
     async def _run(self, request: Request) -> None:
-        """Run what is to handle a request, and answer with what comes of it."""
+        """Run what is to handle a request, or the rest of it, and answer with what comes of it."""
         try:
-            deadline = self._deadline(request)
             with own_cancellations_only():
-                result = self._begin(request)
+                if request.rest is None:
+                    result = self._begin(request)
+                else:
+                    rest, request.rest = request.rest, None  # an exception in it would refer to itself
+                    result = rest()
                 if inspect.isawaitable(result):  # also what an undeclared wrapper around an async function returns
-                    result = await self._within(deadline, request, result)
+                    result = await self._within_scope(request, result)
         except ActionError as exc:
             await self._failed(request, exc)
         except Exception as exc:
@@ -243,32 +236,24 @@ class Dispatcher:
         finally:
             self.in_flight.discard(request)
 
-    def _deadline(self, request: Request) -> float:
-        """When its handler is to be cancelled. Raises what the client is told if that is so already."""
-        assert request.message is not None
-        deadline = request.message.deadline
-        timeout = self._limits.handler_timeout
-        if timeout is None and deadline == math.inf and not request.cancelled:
-            return deadline
-        now = trio.current_time()
-        if request.cancelled or deadline <= now:
-            raise _why_cut(request)
-        return deadline if timeout is None else min(deadline, now + timeout)
-
     def _begin(self, request: Request) -> Any:
         """What a request results in, or something to await for it."""
         handler, message = request.handler, request.message
         assert message is not None
+        if request.cancelled or (message.deadline != math.inf and message.deadline <= trio.current_time()):
+            raise _why_cut(request)
         if handler is None:
             return join(self, request)
         if not self._straight or handler.streams:
             return self._call(request, message, handler)
         return handler.function(self._conn, *handler.arguments(message, max_depth=self._limits.max_depth))
 
-    async def _within(self, deadline: float, request: Request, awaitable: Awaitable[Any]) -> Any:
-        """Await it in the request's scope."""
+    async def _within_scope(self, request: Request, awaitable: Awaitable[Any]) -> Any:
+        assert request.message is not None
         scope = request.scope = request.scope or trio.CancelScope()
-        scope.deadline = deadline
+        scope.deadline = request.message.deadline
+        if self._limits.handler_timeout is not None:
+            scope.deadline = min(scope.deadline, trio.current_time() + self._limits.handler_timeout)
         with scope:
             return await awaitable
         raise _why_cut(request)
@@ -338,19 +323,26 @@ class Dispatcher:
 
     async def reply(self, request: Request, result: Any) -> None:
         """Answer a request, waiting for room. A connection that ends takes its replies with it, counted."""
-        self.in_flight.discard(request)  # now: who has read the reply may use the id again
-        if request.id is None:
-            return
         try:
-            frame = self._conn._format.reply(request.id, result)
-            try:
-                self._conn.outbox.send_nowait(frame)
-            except OutboxFull:
+            frame = self._reply_nowait(request, result)
+            if frame is not None:
                 await self._send(frame)
-            except ConnectionGone:
-                self._conn.outbox.dropped += 1
         except Exception as exc:  # it cannot be encoded, or is too large
             await self._crashed(request, exc)
+
+    def _reply_nowait(self, request: Request, result: Any) -> Frame | None:
+        """Answer a request; the frame if there is no room for it."""
+        self.in_flight.discard(request)  # now: who has read the reply may use the id again
+        if request.id is None:
+            return None
+        frame = self._conn._format.reply(request.id, result)
+        try:
+            self._conn.outbox.send_nowait(frame)
+        except OutboxFull:
+            return frame
+        except ConnectionGone:
+            self._conn.outbox.dropped += 1
+        return None
 
     async def _send(self, frame: Frame) -> None:
         """Send a part of a reply, or an error, in the same way. Always a checkpoint."""
@@ -387,6 +379,10 @@ class Dispatcher:
     def _wake_idle(self) -> None:
         if self._idle is not None:
             self._idle.unpark_all()
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _why_cut(request: Request) -> ActionError:

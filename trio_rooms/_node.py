@@ -17,7 +17,6 @@ import trio
 
 from ._config import Config, RoomOptions
 from ._counters import Counters
-from ._dispatch import compose
 from ._errors import (
     BadRoom,
     BrokerBusy,
@@ -31,6 +30,7 @@ from ._errors import (
 from ._grace import Grace
 from ._hooks import ErrorReporter, Logger
 from ._messages.codec import encode
+from ._onion import compose
 from ._room import Room
 from ._rooms.names import why_not_a_room
 from ._rooms.publication import Publication, Report

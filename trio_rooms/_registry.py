@@ -15,7 +15,7 @@ from ._rooms.patterns import Patterns
 
 if TYPE_CHECKING:
     from ._connection import Connection
-    from ._dispatch import Context
+    from ._onion import Context
 
 #: What middleware calls to go on: the rest of the onion, and at its core the handler.
 CallNext = Callable[["Context"], Awaitable[Any]]

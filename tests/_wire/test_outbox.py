@@ -41,8 +41,11 @@ class FakeOutlet:
     def wake(self) -> None:
         self.wakes.append(None)
 
-    def flush(self) -> None:
-        """The peer takes nothing."""
+    def blocked(self, count: int, data: bytes, taken: int) -> None:
+        raise AssertionError("there is no socket")
+
+    def failed(self) -> None:
+        raise AssertionError("there is no socket")
 
 
 def make_outbox(max_messages: int = 8, max_bytes: int = BIG, wakes: list[None] | None = None) -> Outbox:

@@ -41,9 +41,9 @@ class FakeTransport:
     rtt: float | None = None
     control: list[str] = attrs.field(factory=list)
     on_control: Callable[[], None] = lambda: None
-    direct: bool = False
+    direct: None = None
 
-    def send_nowait(self, data: bytes) -> int:
+    def keep_rest(self, data: bytes, taken: int) -> None:
         raise NotImplementedError
 
     async def send_rest(self) -> None:

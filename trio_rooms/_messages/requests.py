@@ -11,7 +11,7 @@ Every connection has these, and most are idle: a queue and a gate are made when 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -41,6 +41,8 @@ class Request:
     """Cancelled by the client."""
     scope: trio.CancelScope | None = None
     """Around its handler while that runs."""
+    rest: Callable[[], Any] | None = None
+    """Of a handler that was called when the message came: gives its result, or what is to be awaited for it."""
 
     def cancel(self) -> bool:
         """Cancel it; whether the caller has to answer it now: a handler that runs is answered when it has ended."""
@@ -62,13 +64,14 @@ class Inbox:
     A request that comes while the dispatcher waits for one is handed to it at once and is never queued.
     """
 
-    __slots__ = ("_closed", "_gate", "_handed", "_limit", "_queue", "_taken", "_taker")
+    __slots__ = ("_closed", "_gate", "_handed", "_limit", "_queue", "_taken", "waiting")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._queue: deque[Request] | None = None
         self._gate: trio.lowlevel.ParkingLot | None = None
-        self._taker: trio.lowlevel.Task | None = None
+        self.waiting: trio.lowlevel.Task | None = None
+        """The dispatcher's task while it waits for a request: there is none, and none that is being handled."""
         self._handed: Request | None = None
         self._taken = 0
         self._closed = False
@@ -77,7 +80,7 @@ class Inbox:
         """Add a request; never refuses for want of room, see the module's theory. False after :meth:`close`."""
         if self._closed:
             return False
-        if self._taker is not None:
+        if self.waiting is not None:
             self._handed = request
             self._wake()
         else:
@@ -125,7 +128,7 @@ class Inbox:
         if discard:
             self._queue = None
         self._open_gate()
-        if self._taker is not None:
+        if self.waiting is not None:
             self._wake()
 
     def __len__(self) -> int:
@@ -136,16 +139,16 @@ class Inbox:
             self._gate.unpark_all()
 
     async def _park(self) -> None:
-        self._taker = trio.lowlevel.current_task()
+        self.waiting = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _wake(self) -> None:
-        assert self._taker is not None
-        trio.lowlevel.reschedule(self._taker)
-        self._taker = None
+        assert self.waiting is not None
+        trio.lowlevel.reschedule(self.waiting)
+        self.waiting = None
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
-        self._taker = None
+        self.waiting = None
         return trio.lowlevel.Abort.SUCCEEDED
 
 

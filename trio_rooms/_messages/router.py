@@ -29,6 +29,8 @@ class Handler:
     function: Callable[..., Any]
     streams: bool
     concurrent: bool
+    inline: bool
+    """Whether it is a plain ``def``: done when it returns, unless what it returns is to be awaited."""
     takes: Literal["nothing", "message", "raw", "typed"]
     decoder: msgspec.json.Decoder[Any] | None
     beside: bool = attrs.field(init=False)
@@ -87,7 +89,9 @@ def inspect_handler(action: str, function: Callable[..., Any], *, concurrent: bo
         else:
             takes = "typed"
             decoder = _decoder(action, annotation)
-    return Handler(action, function, _streams(function), concurrent, takes, decoder)
+    kind = _kind(function)
+    inline = kind == "def" and not concurrent
+    return Handler(action, function, kind == "generator", concurrent, inline, takes, decoder)
 
 
 def _positional(action: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -119,12 +123,13 @@ def _decoder(action: str, annotation: Any) -> msgspec.json.Decoder[Any]:
     return decoder
 
 
-def _streams(function: Callable[..., Any]) -> bool:
+def _kind(function: Callable[..., Any]) -> Literal["def", "async def", "generator"]:
     target = function
     while isinstance(target, functools.partial):
         target = target.func
     if not inspect.isroutine(target) and callable(target):
         target = type(target).__call__
     if inspect.iscoroutinefunction(target):
-        return False
-    return inspect.isasyncgenfunction(inspect.unwrap(target))  # a wrapper gives the generator on
+        return "async def"
+    # A wrapper gives the generator on.
+    return "generator" if inspect.isasyncgenfunction(inspect.unwrap(target)) else "def"

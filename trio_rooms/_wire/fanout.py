@@ -114,7 +114,7 @@ class _Sharing:
         if backlog is not None and backlog.owner is self._owner and self._item.key is None:
             if self._takes(backlog):
                 return 0
-            outbox.outlet.flush()  # what has grown as large as a write is written
+            outbox.flush()  # what has grown as large as a write is written
             fresh = self.fresh(outbox.form) if outbox.backlog is None else None
             if fresh is not None:
                 outbox.backlog = fresh

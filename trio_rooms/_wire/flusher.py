@@ -2,11 +2,12 @@
 
 Theory of operation. Waking one writer task per member costs several times what the write does, and keeps so many
 short-lived objects alive that Python's garbage collector becomes the second cost. So whoever queues something for
-a sink only marks it. The flusher runs when the scheduler next gets to it, which is after every task that could run
-has done its publishing: a loop that publishes 64 times before its next checkpoint costs one write per member.
+a connection only marks its outbox. The flusher runs when the scheduler next gets to it, which is after every task
+that could run has done its publishing: a loop that publishes 64 times before its next checkpoint costs one write per
+member.
 
 It works in slices, with a checkpoint after each, so that a publication to ten thousand members holds nobody up for
-longer than one of them. Sinks that were marked one by one (a reply, a message to one) go first in each slice: they
+longer than one of them. Outboxes that were marked one by one (a reply, a message to one) go first in each slice: they
 are few, and somebody waits for them. The order of one connection is not touched by that; it has one queue.
 """
 
@@ -23,45 +24,38 @@ _SLICE = 256
 
 
 class Flushable(Protocol):
-    """A sink, for the flusher."""
+    """An outbox, for the flusher."""
 
     def flush(self) -> None:
         """Write what can be written without waiting. Must not raise."""
 
 
-class Marked(Protocol):
-    """An outbox, for the flusher."""
-
-    @property
-    def outlet(self) -> Flushable: ...
-
-
 class Flusher:
-    """See the module's theory. While its task does not run, sinks are flushed the moment they are marked."""
+    """See the module's theory. While its task does not run, outboxes are flushed the moment they are marked."""
 
     def __init__(self) -> None:
         self._ones: deque[Flushable] = deque()
-        self._many: deque[Sequence[Marked]] = deque()
+        self._many: deque[Sequence[Flushable]] = deque()
         self._begun = 0
         self._parked: trio.lowlevel.Task | None = None
         self._running = False
 
-    def mark(self, sink: Flushable) -> None:
-        """Have ``sink.flush()`` called soon."""
+    def mark(self, outbox: Flushable) -> None:
+        """Have ``outbox.flush()`` called soon. One that is marked twice is flushed twice."""
         if self._running:
-            self._ones.append(sink)
+            self._ones.append(outbox)
             self._wake()
         else:
-            sink.flush()
+            outbox.flush()
 
-    def mark_all(self, outboxes: Sequence[Marked]) -> None:
-        """Have the sinks of all these outboxes flushed, behind those that are marked one by one."""
+    def mark_all(self, outboxes: Sequence[Flushable]) -> None:
+        """Have all these outboxes flushed, behind those that are marked one by one."""
         if self._running:
             self._many.append(outboxes)
             self._wake()
         else:
             for outbox in outboxes:
-                outbox.outlet.flush()
+                outbox.flush()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Flush until cancelled."""
@@ -79,14 +73,14 @@ class Flusher:
                 self._flush_slice()
 
     def _flush_slice(self) -> None:
-        # Not those that are marked meanwhile: a sink whose peer reads as fast as we write could go on for ever.
+        # Not those that are marked meanwhile: an outbox whose peer reads as fast as we write could go on for ever.
         for _ in range(min(len(self._ones), _SLICE)):
             self._ones.popleft().flush()
         if self._many:
             outboxes = self._many[0]
             end = self._begun + _SLICE
             for outbox in outboxes[self._begun : end]:
-                outbox.outlet.flush()
+                outbox.flush()
             self._begun = end
             if end >= len(outboxes):
                 self._many.popleft()

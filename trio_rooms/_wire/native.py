@@ -64,8 +64,6 @@ class NativeTransport:
         self._read_buffer_size = read_buffer_size
         self._before_read = before_read
         self._output = output_of(stream)
-        self.direct: bool = self._output.direct
-        self.send_nowait = self._output.write_nowait
         self._taken = 0
         self._close_sent = False
         self._closed: Close | None = None
@@ -166,8 +164,17 @@ class NativeTransport:
         await self._write(frames[0].data if len(frames) == 1 else b"".join([frame.data for frame in frames]))
         return len(frames)
 
+    @property
+    def direct(self) -> Callable[[bytes], int] | None:
+        """The send of a plain socket."""
+        return self._output.direct
+
+    def keep_rest(self, data: bytes, taken: int) -> None:
+        """What ``direct`` did not take of what it has begun."""
+        self._output.keep_rest(data, taken)
+
     async def send_rest(self) -> None:
-        """What ``send_nowait`` has left."""
+        """Complete it."""
         await self._output.write_rest()
 
     async def ping(self) -> None:

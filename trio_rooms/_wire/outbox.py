@@ -9,20 +9,24 @@ outbox together, so that their chatter cannot push a reply, or a room that ends 
 
 What waits is in one slot, ``backlog``: a :class:`~trio_rooms._wire.backlog.Backlog`, which may be shared with other
 members and is copied before it is changed here; None if nothing waits and what comes may be left to the flusher,
-so that a fan-out (see ``fanout``) has to look at no more than that. Everything that was taken in is accounted
-for: enqueued = written + displaced + discarded + what is still queued.
+so that a fan-out (see ``fanout``) has to look at no more than that. While the connection's writer sleeps,
+``send_now`` is the plain socket's own send, and whoever has the turn may :meth:`Outbox.flush`: the fewer objects a
+flush touches, the cheaper it is, since the kernel's work on the write before has pushed them out of the caches.
+
+Everything that was taken in is accounted for: enqueued = written + displaced + discarded + what is still queued.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import attrs
 import trio
 
 from .._errors import ConnectionGone, MessageTooLarge, OutboxFull
-from .backlog import NOTHING, Backlog, Item
+from .backlog import NOTHING, Backlog, Item, join
 from .frames import OVERHEAD, Frame
 
 #: Results of :meth:`Outbox.put` other than a number of displaced frames.
@@ -36,8 +40,11 @@ class Outlet(Protocol):
     def wake(self) -> None:
         """Something is queued, and is to be written soon."""
 
-    def flush(self) -> None:
-        """Write what the socket takes without waiting, if it may be tried now."""
+    def blocked(self, count: int, data: bytes, taken: int) -> None:
+        """The socket has taken so many bytes of ``data``, which are those of the oldest ``count`` messages."""
+
+    def failed(self) -> None:
+        """The socket takes nothing any more."""
 
 
 @attrs.frozen
@@ -74,7 +81,7 @@ class _Ticket:
 class Outbox(trio.abc.SendChannel[Frame]):
     """The send channel of one connection; its other end is the connection's sink.
 
-    ``form`` is the connection's wire format.
+    ``form`` is the connection's wire format; ``max_write`` the most bytes of one write.
     """
 
     __slots__ = (
@@ -82,6 +89,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         "_enqueued",
         "_max_bytes",
         "_max_messages",
+        "_max_write",
         "_open",
         "_room_made",
         "_waiting",
@@ -91,12 +99,17 @@ class Outbox(trio.abc.SendChannel[Frame]):
         "dropped",
         "form",
         "outlet",
+        "send_now",
         "written",
     )
 
-    def __init__(self, form: object, *, max_messages: int, max_bytes: int, outlet: Outlet) -> None:
+    def __init__(
+        self, form: object, *, max_messages: int, max_bytes: int, outlet: Outlet, max_write: int = 65536
+    ) -> None:
         self.form = form
         self.outlet = outlet
+        self.send_now: Callable[[bytes], int] | None = None
+        self._max_write = max_write
         self.backlog: Backlog | None = NOTHING
         self._empty: Backlog | None = NOTHING
         self._max_messages = max_messages
@@ -133,7 +146,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     def _put_droppable(self, item: Item, cost: int) -> int:
         if not self._fits_droppable(cost, self._same_key(item)):
-            self.outlet.flush()
+            self.flush()
         gone = self._who_goes_for(item, cost)
         if gone is None:
             self.dropped += 1
@@ -234,17 +247,52 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self._make_room()
         return [item.frame(self.form) for item in taken]
 
-    def written_whole(self) -> None:
-        """All that is queued was written; makes room."""
+    def flush(self) -> None:
+        """Write what is queued as far as the socket takes it without waiting; what is left is the writer's.
+
+        Does nothing while the writer is at work, or where there is no plain socket. Never raises.
+        """
+        send = self.send_now
         backlog = self.backlog
-        assert backlog is not None
+        if send is None or backlog is None:
+            return
+        if backlog.cost > self._max_write:
+            self._flush_in_batches(send)
+            return
+        data = backlog.data or backlog.joined()
+        try:
+            taken = send(data)
+        except BlockingIOError:
+            taken = 0
+        except OSError:
+            self.outlet.failed()
+            return
         count = len(backlog.items)
+        if taken < len(data):
+            self.outlet.blocked(count, data, taken)
+            return
         if backlog.owner is not None:
             self._enqueued += count  # no copy has been made, where it would have been counted
         self.written += count
         self.backlog = self._empty
         if self._waiting or self._room_made:
             self._make_room()
+
+    def _flush_in_batches(self, send: Callable[[bytes], int]) -> None:
+        while self.send_now is not None and (backlog := self.backlog) is not None and backlog.items:
+            count = backlog.fit(self._max_write)
+            data = join(backlog.items[:count], self.form)
+            try:
+                taken = send(data)
+            except BlockingIOError:
+                taken = 0
+            except OSError:
+                self.outlet.failed()
+                return
+            if taken < len(data):
+                self.outlet.blocked(count, data, taken)
+            else:
+                self.written += len(self.take_first(count))
 
     def _make_room(self) -> None:
         if self._waiting:
@@ -339,7 +387,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         """Whether there is room, if need be after the socket was offered what waits."""
         if self._fits(cost):
             return True
-        self.outlet.flush()
+        self.flush()
         return self._fits(cost)
 
     def _fits(self, cost: int) -> bool:

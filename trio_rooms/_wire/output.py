@@ -9,7 +9,8 @@ was cancelled or failed may have written anything; then the output is *torn* and
 from __future__ import annotations
 
 import socket
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
 import trio
 
@@ -26,13 +27,15 @@ _LOST = Close(1006, "", "network")
 class Output(Protocol):
     """Where bytes go. Raises :exc:`TransportClosed` once it is torn."""
 
-    direct: bool
-    """Whether :meth:`write_nowait` may be called."""
     torn: bool
     """Whether nothing can be written any more; set it to forbid that."""
 
-    def write_nowait(self, data: bytes) -> int:
-        """Write what is taken without waiting; how many bytes that is. If it is a part, the rest is kept."""
+    @property
+    def direct(self) -> Callable[[bytes], int] | None:
+        """The send of a plain socket, which never waits; None if there is none."""
+
+    def keep_rest(self, data: bytes, taken: int) -> None:
+        """``direct`` has taken only so many bytes of ``data``: keep the others."""
 
     async def write_rest(self) -> None:
         """Write what is kept. After a cancel the remainder is kept."""
@@ -58,32 +61,19 @@ class SocketOutput:
     once this one is closed.
     """
 
-    __slots__ = ("_plain", "_rest", "_socket", "torn")
-
-    direct = True
+    __slots__ = ("_rest", "_socket", "direct", "torn")
 
     def __init__(self, stream: trio.SocketStream, plain: socket.socket) -> None:
         self._socket = stream.socket
-        self._plain = plain
+        self.direct: Callable[[bytes | memoryview], int] = plain.send
         self._rest: memoryview | None = None
         self.torn = False
         if hasattr(socket, "TCP_NOTSENT_LOWAT") and plain.family != socket.AF_UNIX:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
 
-    def write_nowait(self, data: bytes | memoryview) -> int:
+    def keep_rest(self, data: bytes | memoryview, taken: int) -> None:
         """See :class:`Output`."""
-        if self.torn:
-            raise TransportClosed(_LOST)
-        try:
-            taken = self._plain.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self.torn = True
-            raise TransportClosed(_LOST) from None
-        if taken < len(data):
-            self._rest = memoryview(data)[taken:]
-        return taken
+        self._rest = memoryview(data)[taken:] if taken < len(data) else None
 
     async def write_rest(self) -> None:
         """See :class:`Output`."""
@@ -93,19 +83,28 @@ class SocketOutput:
             except trio.ClosedResourceError:
                 self.torn = True
                 raise TransportClosed(_LOST) from None
-            if self.write_nowait(rest) == len(rest):
-                self._rest = None
+            self.keep_rest(rest, self._try(rest))
 
     async def write(self, data: bytes) -> None:
         """See :class:`Output`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         await self.write_rest()
-        taken = self.write_nowait(data)
-        if taken < len(data):
-            self._rest = memoryview(data)[taken:]  # also where none of it was taken: it has been begun
+        self.keep_rest(data, self._try(data))
+        if self._rest is not None:
             await self.write_rest()
         else:
             await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _try(self, data: bytes | memoryview) -> int:
+        if self.torn:
+            raise TransportClosed(_LOST)
+        try:
+            return self.direct(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.torn = True
+            raise TransportClosed(_LOST) from None
 
 
 class StreamOutput:
@@ -113,15 +112,14 @@ class StreamOutput:
 
     __slots__ = ("_stream", "torn")
 
-    direct = False
+    direct: Final = None
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self.torn = False
 
-    def write_nowait(self, data: bytes) -> int:
-        """Takes nothing."""
-        return 0
+    def keep_rest(self, data: bytes, taken: int) -> None:
+        """There is none."""
 
     async def write_rest(self) -> None:
         """There is none."""

@@ -64,11 +64,10 @@ class TrioWebSocketTransport:
         self.rtt: float | None = None
         self.on_control: Callable[[], None] = _nothing
 
-    direct: Final = False
+    direct: Final = None
 
-    def send_nowait(self, data: bytes) -> int:
-        """Takes nothing: what is written here are messages."""
-        return 0
+    def keep_rest(self, data: bytes, taken: int) -> None:
+        """There is none: what is written here are messages."""
 
     async def send_rest(self) -> None:
         """There is none."""

@@ -9,7 +9,7 @@ torn a frame perhaps, so it ends the connection.
 
 While the writer is parked, everything that was due is written. If then data comes, and nothing but data, and there
 is a plain socket, waking the writer for it would cost several times the write. So the sink asks for a turn of the
-node's flusher, which calls :meth:`Sink.flush`: the same bytes in the same order, written without waiting. What the
+node's flusher, which calls ``Outbox.flush``: the same bytes in the same order, written without waiting. What the
 socket does not take is the writer's again, and while that one is at work nobody else writes.
 """
 
@@ -20,10 +20,9 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from .backlog import join
 from .flusher import Flusher
 from .outbox import Outbox
-from .transport import Transport, TransportClosed
+from .transport import Transport
 
 
 class WriteTimedOut(Exception):
@@ -37,12 +36,11 @@ class Sink:
         "_finishing",
         "_flusher",
         "_in_hand",
-        "_marked",
         "_ping_begun",
         "_ping_due",
         "_pinged",
+        "_transport",
         "_write_buffer_size",
-        "_write_nowait",
         "_write_timeout",
         "_writer",
         "outbox",
@@ -58,12 +56,13 @@ class Sink:
         write_timeout: float,
         flusher: Flusher | None = None,
     ) -> None:
-        self.outbox = Outbox(form, max_messages=max_messages, max_bytes=max_bytes, outlet=self)
+        self.outbox = Outbox(
+            form, max_messages=max_messages, max_bytes=max_bytes, max_write=write_buffer_size, outlet=self
+        )
         self._write_buffer_size = write_buffer_size
         self._write_timeout = write_timeout
         self._flusher = flusher
-        self._marked = False
-        self._write_nowait: Callable[[bytes], int] | None = None
+        self._transport: Transport | None = None
         self._in_hand = 0
         """Frames that are out of the queue, of which the socket has not taken the last byte."""
         self._writer: trio.lowlevel.Task | None = None
@@ -75,12 +74,12 @@ class Sink:
     async def run(self, transport: Transport) -> None:
         """Write until :meth:`finish` or :meth:`discard` was called and nothing is left.
 
-        Raises :exc:`TransportClosed` and :exc:`WriteTimedOut`; then, and when cancelled in a write, the
+        Raises ``TransportClosed`` and :exc:`WriteTimedOut`; then, and when cancelled in a write, the
         transport is good for nothing but ``close``, which knows what was torn, and ``abort``.
         """
         transport.on_control = self._wake_writer
-        if transport.direct and self._flusher is not None:
-            self._write_nowait = transport.send_nowait
+        if transport.direct is not None and self._flusher is not None:
+            self._transport = transport
             self.outbox.leave_to_flusher()
         while True:  # noqa: ASYNC913 - the writer waits whenever there is nothing to write
             if self._in_hand:
@@ -96,44 +95,13 @@ class Sink:
             else:
                 await self._park()
 
-    def flush(self) -> None:
-        """Write what is queued as far as the socket takes it without waiting; what is left is the writer's.
-
-        Does nothing while the writer is at work. Never raises: the writer will meet what this has met.
-        """
-        self._marked = False
-        backlog = self.outbox.backlog
-        if backlog is None or self._writer is None or self._write_nowait is None:
-            return
-        try:
-            if backlog.cost <= self._write_buffer_size:
-                data = backlog.data or backlog.joined()
-                taken = self._write_nowait(data)
-                if taken == len(data):
-                    self.outbox.written_whole()
-                else:
-                    self._blocked(len(backlog.items), taken)
-            else:
-                self._flush_in_batches(self._write_nowait)
-        except TransportClosed:
-            self._wake_writer()
-
-    def _flush_in_batches(self, write_nowait: Callable[[bytes], int]) -> None:
-        outbox = self.outbox
-        while (backlog := outbox.backlog) is not None and backlog.items:
-            count = backlog.fit(self._write_buffer_size)
-            data = join(backlog.items[:count], outbox.form)
-            taken = write_nowait(data)
-            if taken < len(data):
-                self._blocked(count, taken)
-                return
-            outbox.written += len(outbox.take_first(count))
-
-    def _blocked(self, count: int, taken: int) -> None:
-        """Leave the rest of ``count`` frames, of which ``taken`` bytes were written, to the writer."""
+    def blocked(self, count: int, data: bytes, taken: int) -> None:
+        """Leave the rest of ``data``, which is ``count`` frames, to the writer."""
         self._wake_writer()
         if not taken:
             return  # they stay in the queue, where a policy may still remove them
+        assert self._transport is not None
+        self._transport.keep_rest(data, taken)
         frames = self.outbox.take_first(count)
         for frame in frames:
             taken -= len(frame.data)
@@ -142,6 +110,10 @@ class Sink:
             count -= 1
         self._in_hand = count
         self.outbox.written += len(frames) - count
+
+    def failed(self) -> None:
+        """Let the writer meet what a flush has met, and tell."""
+        self._wake_writer()
 
     async def ping(self) -> float:
         """Have a ping written ahead of the data; returns when its write began, so that no pong came before."""
@@ -201,22 +173,23 @@ class Sink:
 
     def wake(self) -> None:
         """Have written what was queued: by the flusher where that is possible, else by the writer."""
-        if self._write_nowait is None or self._flusher is None:
+        if self._flusher is None or self._transport is None:
             self._wake_writer()
-        elif not self._marked and self._writer is not None:
-            self._marked = True
-            self._flusher.mark(self)
+        elif self._writer is not None:
+            self._flusher.mark(self.outbox)
 
     def _wake_writer(self) -> None:
         if self._writer is not None:
             trio.lowlevel.reschedule(self._writer)
-            self._writer = None
+            self._writer = self.outbox.send_now = None
 
     async def _park(self) -> None:
         """Sleep until woken; a bare task in a slot, because an Event per idle connection adds up."""
         self._writer = trio.lowlevel.current_task()
+        if self._transport is not None:
+            self.outbox.send_now = self._transport.direct
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
-        self._writer = None
+        self._writer = self.outbox.send_now = None
         return trio.lowlevel.Abort.SUCCEEDED

@@ -49,8 +49,12 @@ class Transport(Protocol):
     """Called when ``control_due`` has become true; set by whoever writes."""
 
     @property
-    def direct(self) -> bool:
-        """Whether it has a plain socket, so that ``send_nowait`` can write."""
+    def direct(self) -> Callable[[bytes], int] | None:
+        """The send of its plain socket, which never waits; None if there is none.
+
+        For whole frames, while nothing else is being written. What it takes a part of must be completed: tell
+        ``keep_rest``, and await ``send_rest``.
+        """
 
     @property
     def control_due(self) -> bool:
@@ -78,15 +82,11 @@ class Transport(Protocol):
         write, a long batch on a busy server takes long without anybody being slow. Raises :exc:`TransportClosed`.
         """
 
-    def send_nowait(self, data: bytes) -> int:
-        """Write the bytes of whole frames as far as they are taken without waiting; how many bytes that is.
-
-        Of a part, the transport keeps the rest; ``send_rest`` must complete it. Only where ``direct``, and not while
-        anything else is being written. Raises :exc:`TransportClosed`.
-        """
+    def keep_rest(self, data: bytes, taken: int) -> None:
+        """``direct`` has taken so many bytes of ``data``, at least one and not all; the rest goes before all else."""
 
     async def send_rest(self) -> None:
-        """Complete what ``send_nowait`` has begun; a cancel leaves the rest. Raises :exc:`TransportClosed`."""
+        """Complete what ``direct`` has begun; a cancel leaves the rest. Raises :exc:`TransportClosed`."""
 
     async def send_control(self) -> None:
         """Write a control frame that is due. Raises :exc:`TransportClosed`."""

@@ -10,7 +10,7 @@ import trio
 from .._errors import ActionError
 
 if TYPE_CHECKING:
-    from .._dispatch import Context
+    from .._onion import Context
     from .._registry import CallNext, Middleware
 
 # Names are the client's: shown by repr, so that they cannot forge lines, and cut.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .._errors import ActionError, InternalError
 
 if TYPE_CHECKING:
-    from .._dispatch import Context
+    from .._onion import Context
     from .._registry import CallNext, Middleware
 
 
