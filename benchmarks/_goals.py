@@ -90,6 +90,14 @@ def _millions_where_the_floor_can(results: Results) -> float | None:
     return None if floor is None or ours is None else ours / 1e6 * max(1.0, 150_000 / floor)
 
 
+def _growth_beyond_floor(results: Results) -> float | None:
+    """The kernel's part of a write grows with the sockets, too: they are no longer in the processor's caches."""
+    ours, floors = (
+        results.ratio(("members-10000", name, "w1.cpu_us"), ("members-100", name, "w1.cpu_us")) for name in (US, FLOOR)
+    )
+    return None if ours is None or floors is None else ours / floors
+
+
 W1, W64 = "w1.cpu_us", "w64.cpu_us"
 GOALS: tuple[Goal, ...] = (
     Goal(
@@ -121,6 +129,7 @@ GOALS: tuple[Goal, ...] = (
         4, "a close to a connect", _own_ratio(("connections", "close.cpu_us"), ("connections", "connect.cpu_us")), 1.5
     ),
     Goal(5, "idle room: 10,000 members to 100", _own_ratio(("members-10000", W1), ("members-100", W1)), 1.3),
+    Goal(5, "the same, less by what the C floor's grows", _growth_beyond_floor, 1.3),
     Goal(
         5,
         "10,000 rooms of one to one room of 10,000",

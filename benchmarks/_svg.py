@@ -11,6 +11,7 @@ import attrs
 WIDTH = 720
 LEFT, RIGHT, TOP = 230, 90, 46
 BAR, GAP = 16, 8
+LINE = 14
 
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #333; }
@@ -91,19 +92,27 @@ def lines(title: str, unit: str, x_unit: str, rows: Sequence[Line]) -> str:
     for x in sorted(set(xs)):
         parts.append(_text(at(x, y_low)[0], bottom + 18, f"{x:,g}", "small", anchor="middle"))
     parts.append(_text((left + right) / 2, bottom + 38, x_unit, "small", anchor="middle"))
-    taken: list[float] = []
-    for row in sorted(rows, key=lambda row: -row.points[-1][1]):
+    named = sorted(rows, key=lambda row: -row.points[-1][1])
+    heights = _apart([at(*row.points[-1])[1] + 4 for row in named], most=bottom + 4)
+    for row, label_y in zip(named, heights, strict=True):
         corners = [at(*point) for point in row.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
-        x, y = corners[-1]
-        label_y = max([y + 4, *(other + 14 for other in taken[-1:])])
-        taken.append(label_y)
         parts += [
             f'<polyline class="{row.kind}" style="fill:none" points="{path}"/>',
             *(f'<circle class="{row.kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in corners),
-            _text(x + 10, label_y, row.label, "us-text" if row.kind == "us" else ""),
+            _text(corners[-1][0] + 10, label_y, row.label, "us-text" if row.kind == "us" else ""),
         ]
     return _page(title, height, parts)
+
+
+def _apart(heights: Sequence[float], *, most: float) -> list[float]:
+    """Rising heights, moved so far apart that text can be read, down to ``most``."""
+    moved: list[float] = []
+    for height in heights:
+        moved.append(max([height, *(above + LINE for above in moved[-1:])]))
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], most - LINE * (len(moved) - 1 - i))
+    return moved
 
 
 def _decades(low: float, high: float) -> Iterable[float]:

@@ -186,7 +186,10 @@ def _spoilt(draw: st.DrawFn, piece: Piece, limit: int) -> list[Piece]:
     if how == "opcode":
         return [attrs.evolve(piece, opcode=draw(st.integers(0, 15)))]
     if how == "bits":
-        return [attrs.evolve(piece, bits=draw(st.sampled_from([16, 64])) if len(payload) < 65536 else 64)]
+        bits: Literal[16, 64]
+        bits, size = draw(st.sampled_from([(16, 125), (64, 65535), (16, None), (64, None), (64, 126)]))
+        payload = payload[:60_000] if size is None else payload[:size].ljust(size, b"z")
+        return [attrs.evolve(piece, payload=payload, bits=bits)]
     if how == "fin":
         return [attrs.evolve(piece, fin=not piece.fin)]
     return [] if how == "lost" else [piece, piece]
@@ -248,3 +251,31 @@ def scripts(draw: st.DrawFn) -> Script:
         max_message_bytes=limit,
         max_fragments=draw(st.sampled_from([64, 64, 5, 2])),
     )
+
+
+def _alone(*pieces: Piece, limit: int) -> Script:
+    return Script(pieces=pieces, missing=0, cuts=(), read_buffer_size=4096, max_message_bytes=limit, max_fragments=3)
+
+
+def _fragments(*sizes: int) -> list[Piece]:
+    last = len(sizes) - 1
+    return [
+        Piece(Opcode.CONTINUATION if n else Opcode.BINARY, bytes(size), fin=n == last) for n, size in enumerate(sizes)
+    ]
+
+
+_BEHIND = Piece(Opcode.TEXT, b"behind")
+
+#: The two sides of each border that a number off by one would move; chance rarely meets them.
+EDGES = [
+    *[_alone(Piece(Opcode.TEXT, b"x" * size, bits=16), _BEHIND, limit=300) for size in (125, 126)],
+    *[_alone(Piece(Opcode.TEXT, b"x" * size, bits=64), _BEHIND, limit=65536) for size in (65535, 65536)],
+    *[_alone(Piece(Opcode.TEXT, b"x", bits=64, declared=size), limit=300) for size in (2**63 - 1, 2**63)],
+    *[_alone(Piece(Opcode.TEXT, b"x" * size), _BEHIND, limit=125) for size in (125, 126)],
+    *[_alone(*_fragments(size, 60), _BEHIND, limit=125) for size in (65, 66)],
+    *[_alone(*_fragments(*[10] * count), _BEHIND, limit=125) for count in (3, 4)],
+    *[_alone(Piece(opcode, b"x" * size), _BEHIND, limit=300) for opcode in (9, 10) for size in (125, 126)],
+    *[_alone(Piece(Opcode.CLOSE, close_payload(1000, b"x" * size)), _BEHIND, limit=300) for size in (123, 124)],
+    *[_alone(Piece(Opcode.PING, b"x" * 20), _BEHIND, limit=10)],
+    *[_alone(Piece(Opcode.CLOSE, close_payload(code)), _BEHIND, limit=10) for code in CLOSE_CODES],
+]

@@ -34,6 +34,8 @@ class Outcome:
     """All that it wrote."""
     pauses: list[list[bytes]] = attrs.field(factory=list)
     """The pongs that had come at each pause of the peer while the connection stood."""
+    answered: bool = False
+    """Whether a close frame had come before the connection did anything about it."""
 
     @property
     def verdict(self) -> tuple[object, ...]:
@@ -74,6 +76,7 @@ async def through(factory: Factory, script: Script, chunks: Sequence[bytes]) -> 
                 await pair.peer.send_all(chunk)
             await wait_all_tasks_blocked()
             watched.pause()
+        watched.end_of_stream()
         await pair.peer.send_eof()
     watched.outcome.frames = parse_server_frames(bytes(watched.wire))
     return watched.outcome
@@ -85,11 +88,12 @@ class _Watched:
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self._violated = False
+        self._over = trio.Event()
         self.outcome = Outcome()
         self.wire = bytearray()
 
     async def receive(self) -> None:
-        """Receive up to the end, and end the transport as a connection does."""
+        """Receive up to the end, and end the transport as a connection does: the peer's close not at once."""
         transport = self._pair.transport
         try:
             while True:
@@ -100,6 +104,8 @@ class _Watched:
         if close.by == "network":
             await transport.abort()
         else:
+            if close.by == "peer":
+                await self._over.wait()
             await transport.close(close.code, close.reason)
 
     async def look(self) -> None:
@@ -110,7 +116,15 @@ class _Watched:
     def pause(self) -> None:
         """Note what has come."""
         if not self._violated:  # then nobody is owed a pong
-            self.outcome.pauses.append(pongs(parse_server_frames(bytes(self.wire), allow_partial=True)))
+            self.outcome.pauses.append(pongs(self._frames()))
+
+    def end_of_stream(self) -> None:
+        """All has been sent."""
+        self.outcome.answered = any(frame.opcode == Opcode.CLOSE for frame in self._frames())
+        self._over.set()
+
+    def _frames(self) -> list[ServerFrame]:
+        return parse_server_frames(bytes(self.wire), allow_partial=True)
 
 
 def by_websockets(script: Script) -> Outcome:

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from fakes import NoSocket
 from trio_rooms import Close, Config, Connection, Manager
 from trio_rooms._formats import PLAIN
 from trio_rooms._keepalive import keep_alive
@@ -22,13 +23,12 @@ INTERVAL = 20
 TIMEOUT = 20
 
 
-class FakePeer:
+class FakePeer(NoSocket):
     """A transport whose peer answers pings after ``delay`` seconds, unless it is dead."""
 
     def __init__(self, nursery: trio.Nursery | None = None, *, delay: float | None = None) -> None:
         self.last_heard = trio.current_time()
         self.paused = False
-        self.direct = None
         self.rtt: float | None = None
         self.control_due = False
         self.on_control: Callable[[], None] = lambda: None
@@ -48,12 +48,6 @@ class FakePeer:
 
     async def send(self, frames: Sequence[Frame]) -> int:
         raise AssertionError("there is no data")
-
-    def keep_rest(self, data: bytes, taken: int) -> None:
-        raise AssertionError("there is no data")
-
-    async def send_rest(self) -> None:
-        raise AssertionError("there is no rest")
 
     async def send_control(self) -> None:
         raise AssertionError("nothing is due")

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from fakes import NoSocket
 from trio_rooms import (
     ActionError,
     Close,
@@ -407,7 +408,7 @@ async def test_a_transport_that_fails_to_close(autojump_clock: MockClock, caplog
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
-class FakeTransport:
+class FakeTransport(NoSocket):
     """A transport that fails as none should: what it is made of is raised where the connection reads."""
 
     last_heard = 0.0

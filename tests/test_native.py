@@ -129,6 +129,22 @@ async def test_message_timeout(begin: bytes, autojump_clock: MockClock) -> None:
         await client.aclose()
 
 
+async def test_message_timeout_of_what_came_with_the_request(autojump_clock: MockClock) -> None:
+    """P4: a message that is begun behind the request's head, and not finished, is 1008 too."""
+    async with serve_in_memory(make_manager(message_timeout=7), transport="native") as memory:
+        stream = memory.open_stream()
+        await stream.send_all(handshake_bytes() + TEXT[:9])
+        with trio.fail_after(20):
+            received = b""
+            while data := await stream.receive_some():
+                received += data
+        response = split_response(received)
+        assert response is not None
+        (frame,) = parse_server_frames(response[2])
+        assert frame.payload[:2] == (1008).to_bytes(2)
+        await stream.aclose()
+
+
 async def test_message_timeout_is_for_each_message(autojump_clock: MockClock) -> None:
     """P4: a peer that is always in the middle of some message, but finishes each in time, is left alone."""
     async with serve_in_memory(make_manager(message_timeout=7), transport="native") as memory:

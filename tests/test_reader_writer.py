@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from fakes import NoSocket
 from hall import hall
 from trio_rooms import Close, Config, Connection, HandshakeRequest, Identity, Manager, Message
 from trio_rooms._lifecycle import live
@@ -22,7 +23,7 @@ LOST = Close(1006, "", "network")
 
 
 @attrs.define(eq=False)
-class Told:
+class Told(NoSocket):
     """A transport whose two sides are told apart: what the reader gets, and what a write comes to."""
 
     incoming: list[str | Close] = attrs.field(factory=list)

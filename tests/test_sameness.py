@@ -16,14 +16,14 @@ import trio
 from hypothesis import given
 from trio.testing import MockClock
 
-from client_streams import Script, scripts
+from client_streams import EDGES, Script, scripts
 from oracles import LOST, Outcome, by_websockets, through
 from transports import native_over_stream, trio_websocket_over_stream
 from trio_rooms._wire.transport import Close
 from trio_rooms.testing import Opcode
 
-#: 500 without a profile that asks for more.
-EXAMPLES = hypothesis.settings(max_examples=max(500, hypothesis.settings().max_examples))
+#: 400 without a profile that asks for more.
+EXAMPLES = hypothesis.settings(max_examples=max(400, hypothesis.settings().max_examples))
 
 
 def run(factory: object, script: Script, chunks: list[bytes]) -> Outcome:
@@ -84,14 +84,12 @@ def is_part(some: list[bytes], whole: list[bytes]) -> bool:
 def ends_properly(outcome: Outcome) -> None:
     """One close frame with the right code, last, if anybody had something to say; else none."""
     assert outcome.close_code == (None if outcome.close == LOST else outcome.close.code)
+    assert outcome.answered or outcome.close.by != "peer"
     assert all(frame.opcode == Opcode.PONG for frame in outcome.frames[: -1 if outcome.close_code else None])
 
 
-@pytest.mark.long
-@EXAMPLES
-@given(scripts())
-def test_sameness(script: Script) -> None:
-    """P2, P3: the same messages, end and close code by all three; and the last ping before a pause is answered."""
+def compare(script: Script) -> None:
+    """Play a script to all three; see the module's text for what is the same."""
     ours = run(native_over_stream, script, script.chunks)
     ends_properly(ours)
 
@@ -109,3 +107,17 @@ def test_sameness(script: Script) -> None:
     assert ours.verdict == third.verdict
     assert ours.close_code == third.close_code
     assert is_part(ours.pongs, third.pongs)
+
+
+@pytest.mark.parametrize("script", EDGES, ids=range(len(EDGES)))
+def test_edges(script: Script) -> None:
+    """P2, P3: the same by all three at each border of a length, a limit or a close code."""
+    compare(script)
+
+
+@pytest.mark.long
+@EXAMPLES
+@given(scripts())
+def test_streams(script: Script) -> None:
+    """P2, P3: the same messages, end and close code by all three; and the last ping before a pause is answered."""
+    compare(script)

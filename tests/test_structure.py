@@ -124,7 +124,7 @@ USERS = frozenset({"testing", "cli", "demo"})
 KNOWN_AS_TYPES: dict[tuple[str, str], str] = {
     ("_config", "_connection"): "RoomOptions.authorize is called with one",
     ("_rooms", "_wire"): "a publication keeps its frames, which the rooms never look into",
-    ("middleware", "_dispatch"): "middleware is called with a Context",
+    ("middleware", "_onion"): "middleware is called with a Context",
     ("middleware", "_registry"): "and with a CallNext",
 }
 

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 import trio_websocket
 
+from fakes import NoSocket
 from trio_rooms._wire import native
 from trio_rooms._wire.frames import Frame
 from trio_rooms._wire.over_trio_websocket import CallersRequest, over_request, over_stream
@@ -147,7 +148,7 @@ async def native_over_stream(settings: Settings) -> AsyncGenerator[Pair]:
         nursery.cancel_scope.cancel()
 
 
-class Driven:
+class Driven(NoSocket):
     """A native transport with the two tasks that a connection has: one receives, one writes, in turns with the test.
 
     trio-websocket brings them along; the suite asks the same of both.

@@ -193,7 +193,7 @@ async def _run_tasks(
             async with trio.open_nursery() as tasks:
                 server = make_server(tasks)
                 outer.start_soon(server._drain.watch)
-                await outer.start(server._node.flusher.run)
+                outer.start_soon(server._node.flusher.run)
                 task_status.started(server)
                 await connections_over.wait()
                 tasks.cancel_scope.deadline = server._node.grace.hard_deadline

@@ -246,6 +246,24 @@ def test_kinds_of_functions(function: Callable[..., Any], streams: bool) -> None
         handler.arguments(message('"5"'), max_depth=1)
 
 
+async def coroutine(conn: object, data: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "concurrent", "inline"),
+    [
+        (sync, False, True),
+        pytest.param(wrapper, False, True, id="wrapper"),
+        (sync, True, False),
+        (coroutine, False, False),
+        (generator, False, False),
+    ],
+)
+def test_inline(function: Callable[..., Any], concurrent: bool, inline: bool) -> None:
+    """A `def` that is not concurrent runs inline, whatever it returns."""
+    assert Router().add("x", function, concurrent=concurrent).inline is inline
+
+
 async def no_parameters() -> None: ...
 
 

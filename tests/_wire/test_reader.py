@@ -202,6 +202,34 @@ def test_as_wsproto(frames: list[bytes], step: int) -> None:
     assert without_text(read(data, step=step, fragments=100)) == without_text(by_wsproto(data))
 
 
+NEARLY_USUAL = st.builds(
+    client_frame,
+    st.sampled_from([1, 1, 1, 2, 9]),
+    st.one_of(
+        st.binary(min_size=1, max_size=3), st.sampled_from([b"", b"x" * 125, b"x" * 126, b"x" * 200, b"x" * 201])
+    ),
+    mask=st.sampled_from([b"abcd", b"abcd", b"abcd", None]),
+    length_bits=st.sampled_from([None, None, None, 16, 64]),
+)
+
+
+@given(st.lists(NEARLY_USUAL, max_size=5), st.integers(0, 12))
+def test_whole_texts_as_any_frames(frames: list[bytes], missing: int) -> None:
+    """P2: what comes whole and is taken straight from the read is what comes of it byte by byte."""
+    data = b"".join(frames)
+    data = data[: max(0, len(data) - missing)]
+    assert read(data, limit=200) == read(data, step=1, limit=200)
+
+
+def test_nothing_is_kept_after_the_end() -> None:
+    """P4: what comes after a violation is dropped, however much it is."""
+    reader = FrameReader(max_message_bytes=100, max_fragments=8)
+    assert reader.feed(client_frame(TEXT, b"\xff"))
+    for _ in range(10):
+        assert reader.feed(b"x" * 100) == []
+    assert len(reader._buffer) < 100
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200), st.integers(1, 20))
 def test_any_bytes(data: bytes, step: int) -> None:

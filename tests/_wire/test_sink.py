@@ -10,6 +10,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from fakes import NoSocket
 from trio_rooms import Publication
 from trio_rooms._wire.frames import Frame, make_frame
 from trio_rooms._wire.sink import Sink, WriteTimedOut
@@ -29,7 +30,7 @@ class Bare:
 
 
 @attrs.define(eq=False)
-class FakeTransport:
+class FakeTransport(NoSocket):
     """Writes down what it is given, at most so many frames a write; each write waits while the gate is closed."""
 
     at_once: int = 100
@@ -41,13 +42,6 @@ class FakeTransport:
     rtt: float | None = None
     control: list[str] = attrs.field(factory=list)
     on_control: Callable[[], None] = lambda: None
-    direct: None = None
-
-    def keep_rest(self, data: bytes, taken: int) -> None:
-        raise NotImplementedError
-
-    async def send_rest(self) -> None:
-        raise NotImplementedError
 
     @property
     def control_due(self) -> bool:

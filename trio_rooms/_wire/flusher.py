@@ -51,16 +51,16 @@ class Flusher:
     def mark_all(self, outboxes: Sequence[Flushable]) -> None:
         """Have all these outboxes flushed, behind those that are marked one by one."""
         if self._running:
-            self._many.append(outboxes)
-            self._wake()
+            if outboxes:
+                self._many.append(outboxes)
+                self._wake()
         else:
             for outbox in outboxes:
                 outbox.flush()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Flush until cancelled."""
+    async def run(self) -> None:
+        """Flush until cancelled, and then what is left."""
         self._running = True
-        task_status.started()
         try:
             while True:
                 if not self._ones and not self._many:
@@ -76,13 +76,15 @@ class Flusher:
         # Not those that are marked meanwhile: an outbox whose peer reads as fast as we write could go on for ever.
         for _ in range(min(len(self._ones), _SLICE)):
             self._ones.popleft().flush()
-        if self._many:
+        left = _SLICE
+        while left and self._many:  # many small rooms make one slice, for a checkpoint costs more than a write
             outboxes = self._many[0]
-            end = self._begun + _SLICE
-            for outbox in outboxes[self._begun : end]:
+            part = outboxes[self._begun : self._begun + left]
+            for outbox in part:
                 outbox.flush()
-            self._begun = end
-            if end >= len(outboxes):
+            left -= len(part)
+            self._begun += len(part)
+            if self._begun == len(outboxes):
                 self._many.popleft()
                 self._begun = 0
 

@@ -32,9 +32,11 @@ class _SocketInput:
 
     async def read(self, max_bytes: int) -> bytes:
         while True:  # noqa: ASYNC913 - waiting is a checkpoint
+            # The descriptor is asked for each time: its number may belong to somebody else once this one is closed.
+            if self._socket.fileno() < 0:
+                raise trio.ClosedResourceError("the socket was closed")  # epoll would raise ValueError
             await trio.lowlevel.wait_readable(self._socket)
             try:
-                # The descriptor is asked for each time: its number may belong to somebody else once this one is closed.
                 return os.read(self._socket.fileno(), max_bytes)
             except BlockingIOError:
                 pass  # a false alarm, which select(2) speaks of

@@ -219,7 +219,9 @@ class NativeTransport:
         await close_now(self._stream)
 
     async def _send_close(self, code: int, reason: str) -> None:
-        if not self._close_sent:
+        if self._close_sent:
+            await self._output.write_rest()  # of ours, which a cancel may have cut short
+        else:
             await self._write(close_frame(code, reason), last=True)
 
     async def _write(self, data: bytes, *, last: bool = False) -> None:

@@ -28,6 +28,7 @@ import trio
 from .._errors import ConnectionGone, MessageTooLarge, OutboxFull
 from .backlog import NOTHING, Backlog, Item, join
 from .frames import OVERHEAD, Frame
+from .overflow import bounds, same_key
 
 #: Results of :meth:`Outbox.put` other than a number of displaced frames.
 DROPPED: Final = -1
@@ -85,10 +86,9 @@ class Outbox(trio.abc.SendChannel[Frame]):
     """
 
     __slots__ = (
+        "_bounds",
         "_empty",
         "_enqueued",
-        "_max_bytes",
-        "_max_messages",
         "_max_write",
         "_open",
         "_room_made",
@@ -112,8 +112,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self._max_write = max_write
         self.backlog: Backlog | None = NOTHING
         self._empty: Backlog | None = NOTHING
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
+        self._bounds = bounds(max_messages, max_bytes)
         self._waiting: deque[_Ticket] | None = None
         self._room_made: trio.lowlevel.ParkingLot | None = None
         self._open = True
@@ -145,9 +144,9 @@ class Outbox(trio.abc.SendChannel[Frame]):
         return self._put_droppable(item, cost)
 
     def _put_droppable(self, item: Item, cost: int) -> int:
-        if not self._fits_droppable(cost, self._same_key(item)):
+        if not self._bounds.fits_droppable(self.backlog, cost, same_key(item, self.backlog)):
             self.flush()
-        gone = self._who_goes_for(item, cost)
+        gone = self._bounds.who_goes_for(item, self.backlog, cost)
         if gone is None:
             self.dropped += 1
             return DROPPED
@@ -156,28 +155,6 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self.displaced += len(gone)
         self._append(item, cost)
         return len(gone)
-
-    def _who_goes_for(self, item: Item, cost: int) -> list[int] | None:
-        """Where in the queue stands what a publication displaces, rising; None if it would not fit even so."""
-        gone = self._same_key(item)
-        if self._fits_droppable(cost, gone):
-            return gone
-        if item.overflow == "drop_newest" or 2 * cost > self._max_bytes:
-            return None
-        for index, queued in enumerate(self._items):
-            if queued.room == item.room and index not in gone:
-                gone.append(index)
-                if self._fits_droppable(cost, gone):
-                    return sorted(gone)
-        return None
-
-    def _same_key(self, item: Item) -> list[int]:
-        if item.overflow != "conflate" or item.key is None:
-            return []
-        for index, queued in enumerate(self._items):
-            if queued.key == item.key and queued.room == item.room:
-                return [index]
-        return []
 
     def stand_apart(self, owner: object) -> None:
         """Share nothing any more with ``owner``, whose next publication is not for this outbox."""
@@ -379,40 +356,25 @@ class Outbox(trio.abc.SendChannel[Frame]):
         if not self._open:
             raise ConnectionGone("the connection has ended")
         cost = size + OVERHEAD
-        if cost > self._max_bytes:
-            raise MessageTooLarge(f"a message of {size} bytes is larger than the outbox ({self._max_bytes} bytes)")
+        if cost > self._bounds.max_bytes:
+            raise MessageTooLarge(
+                f"a message of {size} bytes is larger than the outbox ({self._bounds.max_bytes} bytes)"
+            )
         return cost
 
     def _fits_or_is_taken(self, cost: int) -> bool:
         """Whether there is room, if need be after the socket was offered what waits."""
-        if self._fits(cost):
+        if self._bounds.fits(self.backlog, cost):
             return True
         self.flush()
-        return self._fits(cost)
-
-    def _fits(self, cost: int) -> bool:
-        backlog = self.backlog
-        if backlog is None:
-            return cost <= self._max_bytes
-        return len(backlog.items) < self._max_messages and backlog.cost + cost <= self._max_bytes
-
-    def _fits_droppable(self, cost: int, gone: list[int]) -> bool:
-        """Whether a frame of a dropping room fits when those at the places ``gone`` have gone."""
-        backlog = self.backlog or NOTHING
-        freed = sum([backlog.cost_of(backlog.items[index]) for index in gone])
-        return (
-            len(backlog.items) - len(gone) < self._max_messages
-            and backlog.cost - freed + cost <= self._max_bytes
-            and 2 * (backlog.droppable_items - len(gone) + 1) <= max(2, self._max_messages)
-            and 2 * (backlog.droppable_cost - freed + cost) <= self._max_bytes
-        )
+        return self._bounds.fits(self.backlog, cost)
 
     def _admit_waiting(self) -> None:
         """Queue the frames of waiting tasks, in their order, as far as there is room."""
         while self._waiting and self._open:
             ticket = self._waiting[0]
             cost = len(ticket.frame.data) + OVERHEAD
-            if not self._fits(cost):
+            if not self._bounds.fits(self.backlog, cost):
                 return
             self._waiting.popleft()
             ticket.queued = True

@@ -8,6 +8,7 @@ was cancelled or failed may have written anything; then the output is *torn* and
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -41,7 +42,10 @@ class Output(Protocol):
         """Write what is kept. After a cancel the remainder is kept."""
 
     async def write(self, data: bytes) -> None:
-        """Write what is kept, and then ``data``. A checkpoint."""
+        """Write what is kept, and then ``data``. A checkpoint.
+
+        After a cancel what was not written of both is kept, unless it came before anything was done.
+        """
 
 
 def output_of(stream: trio.abc.Stream) -> Output:
@@ -68,8 +72,9 @@ class SocketOutput:
         self.direct: Callable[[bytes | memoryview], int] = plain.send
         self._rest: memoryview | None = None
         self.torn = False
-        if hasattr(socket, "TCP_NOTSENT_LOWAT") and plain.family != socket.AF_UNIX:
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            with contextlib.suppress(OSError):  # not TCP, or the peer has gone already
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
 
     def keep_rest(self, data: bytes | memoryview, taken: int) -> None:
         """See :class:`Output`."""
@@ -79,6 +84,8 @@ class SocketOutput:
         """See :class:`Output`."""
         while (rest := self._rest) is not None:
             try:
+                if self._socket.fileno() < 0:  # closed before we wait, for which trio has no ClosedResourceError
+                    raise trio.ClosedResourceError
                 await trio.lowlevel.wait_writable(self._socket)
             except trio.ClosedResourceError:
                 self.torn = True
@@ -88,8 +95,10 @@ class SocketOutput:
     async def write(self, data: bytes) -> None:
         """See :class:`Output`."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        await self.write_rest()
-        self.keep_rest(data, self._try(data))
+        if self._rest is None:
+            self.keep_rest(data, self._try(data))
+        else:
+            self._rest = memoryview(b"".join((self._rest, data)))
         if self._rest is not None:
             await self.write_rest()
         else:

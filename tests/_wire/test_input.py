@@ -1,0 +1,93 @@
+"""Reading from a stream: over a plain socket by ourselves, over any other as it does it."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+
+from trio_rooms._wire.ending import GONE
+from trio_rooms._wire.input import input_of
+
+
+@asynccontextmanager
+async def connected(kind: str) -> AsyncIterator[tuple[trio.abc.Stream, trio.abc.Stream]]:
+    """Two ends of a stream."""
+    ours: trio.abc.Stream
+    theirs: trio.abc.Stream
+    if kind == "memory":
+        ours, theirs = memory_stream_pair()
+    else:
+        pair = trio.socket.socketpair()
+        ours, theirs = (trio.SocketStream(end) for end in pair)
+    async with ours, theirs:
+        yield ours, theirs
+
+
+KINDS = pytest.mark.parametrize("kind", ["memory", "socket"])
+
+
+@KINDS
+async def test_what_comes(kind: str) -> None:
+    """At most so many bytes, in order, and none at the end; each read is a checkpoint."""
+    async with connected(kind) as (ours, theirs):
+        read = input_of(ours)
+        await theirs.send_all(b"abcde")
+        await theirs.send_eof()  # type: ignore[attr-defined]
+        got = []
+        for size in (2, 2, 9, 9):
+            with trio.testing.assert_checkpoints():
+                got.append(bytes(await read(size)))
+        assert got == [b"ab", b"cd", b"e", b""]
+
+
+@KINDS
+async def test_a_cancel_loses_nothing(kind: str) -> None:
+    """A read that is cancelled, before it has begun or while it waits, leaves all there is to the next."""
+    async with connected(kind) as (ours, theirs):
+        read = input_of(ours)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read, 9)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        await theirs.send_all(b"abc")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await read(9)
+        assert scope.cancelled_caught
+        assert bytes(await read(9)) == b"abc"
+
+
+@KINDS
+async def test_closed_while_it_waits(kind: str) -> None:
+    """A read ends with one of GONE when the stream is closed by another task, and so does the next."""
+    async with connected(kind) as (ours, _):
+        read = input_of(ours)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _() -> None:
+                with pytest.raises(GONE):
+                    await read(9)
+
+            await wait_all_tasks_blocked()
+            await ours.aclose()
+        with pytest.raises(GONE):
+            await read(9)
+
+
+async def test_reset() -> None:
+    """A reset is one of GONE."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        theirs = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+        async with await listener.accept() as ours:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await theirs.aclose()
+            with pytest.raises(GONE):
+                await input_of(ours)(9)
