@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ COMMITTED = _build.HERE / "results" / "full.json"
 def main() -> int:
     """Run the command; its exit status is 1 if nothing could be measured."""
     options = make_parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running server is ended, too
     if options.list:
         for scenario in SCENARIOS:
             print(f"{scenario.name:16} {scenario.title}")

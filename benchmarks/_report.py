@@ -120,7 +120,6 @@ TABLES: tuple[Table, ...] = (
             Column("100", "members-100:w1.cpu_us"),
             Column("1,000", "fanout-128:w1.cpu_us"),
             Column("10,000", "members-10000:w1.cpu_us"),
-            Column("10,000 busy", "members-10000:w64.cpu_us"),
             Column("1,000 x 10", "rooms-1000:w1.cpu_us"),
         ),
     ),

@@ -52,17 +52,13 @@ def _fanout(size: int) -> dict[str, str]:
         "before": "ask:action=gc",
         "w1": f"traffic:fan=1,window=1,size={size},seconds={{s}}",
         "gc1": "ask:action=gc",
-        "w64": f"traffic:fan=1,window=64,size={size},seconds={{s}},warm=0.01",
+        "w64": f"traffic:fan=1,window=64,size={size},seconds={{s}},warm=0",
         "gc64": "ask:action=gc",
     }
 
 
 def _members(members: int) -> dict[str, str]:
-    return {
-        "connect": f"connect:conns={members}",
-        "w1": "traffic:fan=0,window=1,seconds={s}",
-        "w64": "traffic:fan=0,window=64,seconds={s},warm=0.01",
-    }
+    return {"connect": f"connect:conns={members}", "w1": "traffic:fan=0,window=1,seconds={s}"}
 
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -126,7 +122,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             "alone": "traffic:ask=1,ask_rate=500,seconds=4",
             "before": "ask:action=gc",
             "w1": "traffic:fan=0,window=1,ask=1,ask_rate=500,seconds=4",
-            "w64": "traffic:fan=0,window=64,ask=1,ask_rate=500,seconds=4,warm=0.01",
+            "w64": "traffic:fan=0,window=64,ask=1,ask_rate=500,seconds=3,warm=0",
             "gc": "ask:action=gc",
         },
     ),

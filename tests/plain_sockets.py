@@ -16,6 +16,8 @@ from typing import Any
 
 import trio
 
+from trio_rooms._wire.native import NativeTransport
+
 
 class ToldSocket(socket.socket):
     """One end of a pair of Unix sockets that takes as many bytes as were allowed, into ``data``."""
@@ -108,6 +110,19 @@ def stream_of(plain: socket.socket) -> trio.SocketStream:
     stream.socket._sock.close()  # type: ignore[attr-defined]
     stream.socket._sock = plain  # type: ignore[attr-defined]
     return stream
+
+
+def native_over(stream: trio.abc.Stream, trailing: bytes = b"") -> NativeTransport:
+    """An open native transport over a stream, that has read nothing but ``trailing``."""
+    return NativeTransport(
+        stream,
+        trailing=trailing,
+        max_message_bytes=1000,
+        max_fragments=10,
+        message_timeout=10,
+        read_buffer_size=1000,
+        before_read=trio.lowlevel.checkpoint,
+    )
 
 
 def _nobody(data: bytes, taken: int | None) -> None:

@@ -386,7 +386,7 @@ class Hall:
     async def run(self, program: Callable[[Hall], Awaitable[None]]) -> None:
         """Run the flusher and all members while ``program`` does; then all finish, and the peers hang up."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self.flusher.run)
+            nursery.start_soon(self.flusher.run)
             async with trio.open_nursery() as connections:
                 for member in self.members:
                     connections.start_soon(member.run)

@@ -46,7 +46,7 @@ async def running(flusher: Flusher, log: list[Any] | None = None) -> AsyncIterat
     if log is not None:
         trio.lowlevel.add_instrument(Turns(log))
     async with trio.open_nursery() as nursery:
-        await nursery.start(flusher.run)
+        nursery.start_soon(flusher.run)
         await wait_all_tasks_blocked()
         yield nursery
         nursery.cancel_scope.cancel()

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from plain_sockets import ToldSocket
+from plain_sockets import ToldSocket, native_over
 from trio_rooms._wire.native import NativeTransport
 from trio_rooms._wire.output import Output, SocketOutput, StreamOutput, output_of
 from trio_rooms._wire.transport import TransportClosed
@@ -27,19 +27,6 @@ def output_over(plain: ToldSocket) -> Output:
     output = output_of(plain.stream)
     assert isinstance(output, SocketOutput)
     return output
-
-
-def transport_over(stream: trio.abc.Stream, trailing: bytes = b"") -> NativeTransport:
-    """An open native transport that has read nothing but ``trailing``."""
-    return NativeTransport(
-        stream,
-        trailing=trailing,
-        max_message_bytes=1000,
-        max_fragments=10,
-        message_timeout=10,
-        read_buffer_size=1000,
-        before_read=trio.lowlevel.checkpoint,
-    )
 
 
 @pytest.fixture
@@ -334,7 +321,7 @@ async def close_politely(transport: NativeTransport, plain: ToldSocket) -> None:
 async def test_close_completes_a_torn_frame(taken: int, by: str) -> None:
     """Invariant 3: a write that was cut short at any byte is completed by the close, whose frame comes behind it."""
     plain = ToldSocket(allowance=taken)
-    transport = transport_over(plain.stream)
+    transport = native_over(plain.stream)
     if by == "flusher":
         assert transport.direct is not None
         transport.keep_rest(FRAME, transport.direct(FRAME))
@@ -358,7 +345,7 @@ async def test_close_completes_a_torn_frame(taken: int, by: str) -> None:
 async def test_close_completes_the_answer_to_a_close(taken: int, rest: bytes) -> None:
     """P7: the answer to the peer's close frame goes out whole, also if the task that wrote it was cancelled."""
     plain = ToldSocket(allowance=taken)
-    transport = transport_over(plain.stream, trailing=client_frame(Opcode.CLOSE, close_payload(1000)))
+    transport = native_over(plain.stream, trailing=client_frame(Opcode.CLOSE, close_payload(1000)))
     if rest:
         transport.keep_rest(b"_" + rest, 1)
     with pytest.raises(TransportClosed):
@@ -385,7 +372,7 @@ async def test_close_after_a_torn_stream() -> None:
     near, far = trio.testing.memory_stream_pair()
     faults = FaultyStream(near)
     faults.stall_sending(after=3)
-    transport = transport_over(faults)
+    transport = native_over(faults)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(transport._write, FRAME)
         await wait_all_tasks_blocked()
@@ -398,7 +385,7 @@ async def test_close_after_a_torn_stream() -> None:
 
 async def test_abort_in_the_middle(blocked: ToldSocket) -> None:
     """An abort ends a write that waits, and nothing is written by what comes after it."""
-    transport = transport_over(blocked.stream)
+    transport = native_over(blocked.stream)
 
     async def write() -> None:
         with pytest.raises(TransportClosed):

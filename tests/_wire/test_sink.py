@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import attrs
 import pytest
@@ -11,10 +14,15 @@ import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from fakes import NoSocket
-from trio_rooms import Publication
+from plain_sockets import ToldSocket, native_over
+from trio_rooms import OutboxFull, Publication
+from trio_rooms._wire.flusher import Flusher
 from trio_rooms._wire.frames import Frame, make_frame
+from trio_rooms._wire.native import NativeTransport
+from trio_rooms._wire.outbox import CLOSED, DROPPED
 from trio_rooms._wire.sink import Sink, WriteTimedOut
 from trio_rooms._wire.transport import Close, TransportClosed
+from trio_rooms.testing import Opcode, client_frame, close_payload, parse_server_frames
 
 
 def frame(data: object) -> Frame:
@@ -315,3 +323,418 @@ async def test_room_for_those_who_wait(transport: FakeTransport) -> None:
         await wait_all_tasks_blocked()
         assert sorted(transport.log) == list("01234")
         sink.finish()
+
+
+# Over a plain socket, with a flusher
+
+
+@attrs.define(eq=False)
+class Line:
+    """A sink with a native transport over a socket that does as it is told."""
+
+    sink: Sink
+    plain: ToldSocket
+    transport: NativeTransport
+    flusher: Flusher
+    nursery: trio.Nursery
+    writing: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    ended: Exception | None = None
+
+    async def write(self) -> None:
+        with self.writing:
+            try:
+                await self.sink.run(self.transport)
+            except (TransportClosed, WriteTimedOut) as exc:
+                self.ended = exc
+
+    def send(self, *data: object) -> None:
+        """Queue private frames."""
+        for one in data:
+            self.sink.outbox.send_nowait(frame(one))
+
+    @property
+    def seen(self) -> list[str]:
+        """What the peer got: messages as they are, control frames by name and payload."""
+        return [
+            one.payload.decode() if one.opcode == Opcode.TEXT else f"{one.opcode.name}({one.payload[:2].hex()})"
+            for one in parse_server_frames(self.plain.data)
+        ]
+
+    def check(self, *, in_hand: int = 0) -> None:
+        """Invariant 6, with so many frames that the socket has taken a part of."""
+        stats = self.sink.outbox.statistics()
+        found = stats.written + stats.displaced + stats.discarded + stats.messages + in_hand
+        assert stats.enqueued == found
+
+
+@asynccontextmanager
+async def line(
+    *,
+    allowance: float = math.inf,
+    flush: bool = True,
+    max_messages: int = 100,
+    write_buffer_size: int = 1000,
+    write_timeout: float = 10,
+) -> AsyncIterator[Line]:
+    """A line whose writer sleeps. ``flush``: whether the flusher has its task."""
+    flusher = Flusher()
+    sink = Sink(
+        Bare(),
+        max_messages=max_messages,
+        max_bytes=10_000,
+        write_buffer_size=write_buffer_size,
+        write_timeout=write_timeout,
+        flusher=flusher,
+    )
+    plain = ToldSocket(allowance=allowance)
+    async with trio.open_nursery() as nursery:
+        if flush:
+            nursery.start_soon(flusher.run)
+        one = Line(sink, plain, native_over(plain.stream), flusher, nursery)
+        nursery.start_soon(one.write)
+        await wait_all_tasks_blocked()
+        yield one
+        nursery.cancel_scope.cancel()
+    plain.close()
+
+
+async def test_flushed_in_one_write() -> None:
+    """What is queued between two checkpoints leaves in one write, and not before the next checkpoint."""
+    async with line() as one:
+        one.send("a", "b")
+        one.sink.outbox.put(Publication(("r",), b"c"))
+        assert one.plain.calls == 0
+        await wait_all_tasks_blocked()
+        assert one.seen == ["a", "b", "c"]
+        assert one.plain.calls == 1
+        assert one.sink.outbox.written == 3
+
+
+async def test_flushed_in_batches() -> None:
+    """A flush, too, writes at most the write buffer's size at once, and goes on while the socket takes it."""
+    async with line(write_buffer_size=6) as one:
+        one.send(*range(5))
+        await wait_all_tasks_blocked()
+        assert one.seen == list("01234")
+        assert one.plain.calls == 3
+        one.check()
+
+
+@pytest.mark.parametrize("taken", range(1 + 5 * 3))
+@pytest.mark.parametrize("write_buffer_size", [1, 7, 1000])
+async def test_flushed_in_part(taken: int, write_buffer_size: int) -> None:
+    """Invariants 3 and 6: what a socket has taken a part of, at any byte, is completed before all else, and counted."""
+    async with line(allowance=taken, write_buffer_size=write_buffer_size) as one:
+        one.send(*range(5))
+        await wait_all_tasks_blocked()
+        assert len(one.plain.data) == taken
+        stats = one.sink.outbox.statistics()
+        in_hand = stats.enqueued - stats.written - stats.messages
+        assert stats.written <= taken // 3
+        assert taken - 3 * stats.written <= 3 * in_hand
+        one.send("later")
+        one.plain.allow(math.inf)
+        await wait_all_tasks_blocked()
+        assert one.seen == [*"01234", "later"]
+        one.check()
+        calls = one.plain.calls
+        one.send("again")
+        await wait_all_tasks_blocked()
+        assert one.seen[-1] == "again"
+        assert one.plain.calls == calls + 1
+        assert one.sink.outbox.statistics().written == 7
+
+
+async def test_nobody_else_writes_while_the_writer_is_at_work() -> None:
+    """Invariant 3: as long as the writer waits for the socket, neither a flush nor the bound writes past it."""
+    async with line(allowance=4, max_messages=3) as one:
+        one.send("a", "b")
+        await wait_all_tasks_blocked()
+        calls = one.plain.calls
+        one.plain.allowance = 100
+        one.send("c", "d", "e")
+        with pytest.raises(OutboxFull):
+            one.send("f")
+        assert one.sink.outbox.put(Publication(("r",), b"g", overflow="drop_newest")) == DROPPED
+        one.sink.outbox.flush()
+        assert one.plain.calls == calls
+        one.plain.allow(0)
+        await wait_all_tasks_blocked()
+        assert one.seen == list("abcde")
+        one.check()
+
+
+async def test_offered_before_the_policy() -> None:
+    """S1: a burst between two checkpoints, ten times the bound, hurts nobody whose socket takes it."""
+    async with line(max_messages=4) as one:
+        for n in range(20):
+            one.send(n)
+            for room, overflow in enumerate(("close", "drop_newest", "drop_oldest")):
+                assert one.sink.outbox.put(Publication((str(room),), b"%d" % n, overflow=overflow)) == 0
+        await wait_all_tasks_blocked()
+        assert one.seen == [str(n) for n in range(20) for _ in range(4)]
+
+
+@pytest.mark.parametrize("overflow", ["close", "drop_newest", "drop_oldest", "conflate"])
+@pytest.mark.parametrize("senders", [1, 4, 9])
+async def test_offered_also_what_waits_for_room(overflow: str, senders: int) -> None:
+    """S1: tasks that wait for room do not use up the offer: a policy applies to what the socket refuses."""
+    async with line(max_messages=4) as one:
+        one.send(*range(4))
+        held, one.sink.outbox.send_now = one.sink.outbox.send_now, None  # as if the writer were at work
+        for n in range(senders):
+            one.nursery.start_soon(one.sink.outbox.send, frame(f"waits {n}"))
+            await trio.lowlevel.checkpoint()
+        while one.sink.outbox.statistics().waiting < senders:
+            await trio.lowlevel.checkpoint()
+        one.sink.outbox.send_now = held
+        assert one.sink.outbox.put(Publication(("r",), b"event", overflow=overflow)) == 0  # type: ignore[arg-type]
+        await wait_all_tasks_blocked()
+        assert len(one.seen) == 4 + senders + 1
+        assert one.seen[:4] == list("0123")
+        assert "event" in one.seen
+        one.check()
+
+
+async def test_policy_for_what_the_socket_refuses() -> None:
+    """S1: what the socket does not take stays queued, and the policy applies to it."""
+    async with line(allowance=0, max_messages=3) as one:
+        one.send(*range(3))
+        assert one.sink.outbox.put(Publication(("n",), b"x", overflow="drop_newest")) == DROPPED
+        assert one.plain.calls == 1
+        assert one.sink.outbox.put(Publication(("r",), b"x")) == CLOSED
+        assert one.plain.calls == 1
+        assert one.sink.outbox.statistics().messages == 3
+        one.check()
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("first", ["ping", "pong", "data"])
+async def test_order_of_what_is_due(taken: int, first: str) -> None:
+    """Sink: whatever came first, a rest goes out, then the pong, the ping, the data, and the close last."""
+    async with line(allowance=taken) as one:
+        one.send("a", "b")
+        await wait_all_tasks_blocked()  # the writer has taken both, or has a rest of them
+
+        async def receive() -> None:
+            with pytest.raises(TransportClosed):
+                await one.transport.receive()
+
+        one.nursery.start_soon(receive)
+        for what in (first, *({"ping", "pong", "data"} - {first})):
+            if what == "ping":
+                one.nursery.start_soon(one.sink.ping)
+            elif what == "pong":
+                one.plain.peer.send(client_frame(Opcode.PING, b"??"))
+            else:
+                one.send("c")
+            await wait_all_tasks_blocked()
+        one.sink.finish()
+        one.plain.allow(math.inf)
+        await wait_all_tasks_blocked()
+        assert one.seen == ["a", "b", "PONG(3f3f)", "PING(00000001)"[:9] + ")", "c"] or one.seen == [
+            "a",
+            "b",
+            "PONG(3f3f)",
+            "PING(0000)",
+            "c",
+        ]
+        one.nursery.start_soon(one.transport.close, 1000, "")
+        await wait_all_tasks_blocked()
+        assert one.seen[5:] == ["CLOSE(03e8)"]
+        one.check()
+
+
+async def test_control_frames_while_data_is_marked() -> None:
+    """A pong or a ping that comes due between the mark and the flush goes ahead of the data that was marked."""
+    async with line() as one:
+        one.send("data")
+        one.sink._ping_due = True
+        one.sink._wake_writer()
+        await wait_all_tasks_blocked()
+        assert one.seen == ["PING(0000)", "data"]
+
+
+@pytest.mark.parametrize("taken", range(9))
+@pytest.mark.parametrize("end", ["discard", "finish", "cancel"])
+async def test_ended_with_a_rest(taken: int, end: str) -> None:
+    """Invariants 3 and 6: frames of which the socket has a part are whole on the wire and in the books, at any end."""
+    async with line(allowance=taken) as one:
+        one.send("a", "b", "c")
+        await wait_all_tasks_blocked()
+        one.send("d")
+        if end == "cancel":
+            one.writing.cancel()
+            await wait_all_tasks_blocked()
+        if end == "finish":
+            one.sink.finish()
+        else:
+            one.sink.discard()
+        await wait_all_tasks_blocked()
+        if end != "finish" and taken:  # of a write that was never begun the writer is in the middle
+            one.check()
+        one.nursery.start_soon(one.transport.close, 1000, "") if end == "cancel" else None
+        one.plain.allow(math.inf)
+        await wait_all_tasks_blocked()
+        one.check()
+        stats = one.sink.outbox.statistics()
+        if end == "finish":
+            assert one.seen == list("abcd")
+            assert stats.written == 4
+        elif end == "cancel":
+            assert one.seen == [*"abc", "CLOSE(03e8)"]
+            assert stats.written == (taken // 3 if taken else 0)
+        else:
+            one.nursery.start_soon(one.transport.close, 1000, "")
+            await wait_all_tasks_blocked()
+            assert one.seen == [*"abc", "CLOSE(03e8)"]
+        assert stats.messages == 0
+
+
+@pytest.mark.parametrize("taken", range(1, 9))
+async def test_write_timeout_of_a_rest(taken: int, autojump_clock: MockClock) -> None:
+    """A rest that the peer does not take in time ends the writer; what was in hand counts as discarded."""
+    async with line(allowance=taken, write_timeout=7) as one:
+        one.send("a", "b", "c")
+        began = trio.current_time()
+        await trio.sleep(6.9)
+        assert one.ended is None
+        await trio.sleep(0.2)
+        assert isinstance(one.ended, WriteTimedOut)
+        assert trio.current_time() - began < 8
+        one.sink.discard()
+        stats = one.sink.outbox.statistics()
+        assert (stats.written, stats.discarded) == (taken // 3, 3 - taken // 3)
+        one.check()
+
+
+@pytest.mark.parametrize("fails_at", range(1, 5))
+async def test_a_flush_meets_a_lost_connection(fails_at: int) -> None:
+    """A flush that fails raises to nobody; the writer meets the same, and says so."""
+    async with line(write_buffer_size=3, max_messages=8) as one:
+        one.plain.fails_at = fails_at
+        for n in range(8):
+            one.send(n)
+        assert one.sink.outbox.put(Publication(("r",), b"x", overflow="drop_newest")) in (0, DROPPED)
+        one.sink.outbox.flush()
+        assert one.ended is None
+        await wait_all_tasks_blocked()
+        assert isinstance(one.ended, TransportClosed)
+        assert one.sink.outbox.written == fails_at - 1
+        one.sink.discard()
+        one.check()
+        calls = one.plain.calls
+        one.sink.outbox.flush()
+        assert one.plain.calls == calls
+
+
+async def test_a_closed_stream_is_not_flushed_into(autojump_clock: MockClock) -> None:
+    """Invariant 3: what was marked when the connection is aborted goes nowhere."""
+    async with line() as one:
+        one.send("a")
+        await one.transport.abort()
+        await wait_all_tasks_blocked()
+        assert one.plain.data == b""
+        assert isinstance(one.ended, TransportClosed)
+
+
+async def test_nothing_is_flushed_after_a_cancel() -> None:
+    """A writer that was cancelled in its sleep is the last: nobody writes in its place."""
+    async with line() as one:
+        one.send("a")
+        one.writing.cancel()
+        await trio.lowlevel.checkpoint()
+        calls = one.plain.calls
+        one.send("b")
+        one.sink.outbox.flush()
+        await wait_all_tasks_blocked()
+        assert one.plain.calls == calls
+
+
+async def test_an_empty_outbox_is_not_written() -> None:
+    """A mark that has become void, because all was written at the bound or thrown away, costs no call of the socket."""
+    async with line(max_messages=2) as one:
+        one.send("a", "b", "c")
+        assert one.plain.calls == 1
+        one.sink.outbox.flush()
+        one.sink.outbox.close()
+        one.sink.outbox.flush()
+        await wait_all_tasks_blocked()
+        assert one.plain.calls == 2
+        assert one.seen == list("abc")
+
+
+@pytest.mark.parametrize("write_buffer_size", [3, 7, 1000])
+@pytest.mark.parametrize("flush", [False, True])
+async def test_senders_that_wait_while_others_are_flushed(write_buffer_size: int, flush: bool) -> None:
+    """Invariant 6: whoever gets room by a flush is written and counted once, also where a flush follows at once."""
+    async with line(max_messages=3, allowance=0, write_buffer_size=write_buffer_size, flush=flush) as one:
+        for n in range(12):
+            one.nursery.start_soon(one.sink.outbox.send, frame(n))
+        await wait_all_tasks_blocked()
+        one.plain.allow(20)
+        await wait_all_tasks_blocked()
+        one.plain.allow(math.inf)
+        await wait_all_tasks_blocked()
+        one.send("end")
+        await wait_all_tasks_blocked()
+        assert sorted(one.seen) == sorted([*map(str, range(12)), "end"])
+        stats = one.sink.outbox.statistics()
+        assert (stats.enqueued, stats.written) == (13, 13)
+
+
+async def test_waiting_senders_are_counted_in_a_flush_within_a_flush() -> None:
+    """Invariant 6: without a flusher's task, room made by a flush is filled and flushed within it, and counted once."""
+    async with line(max_messages=3, write_buffer_size=3, flush=False) as one:
+        held, one.sink.outbox.send_now = one.sink.outbox.send_now, None
+        for n in range(9):
+            one.nursery.start_soon(one.sink.outbox.send, frame(n))
+        await wait_all_tasks_blocked()
+        assert one.sink.outbox.statistics().waiting == 6
+        one.sink.outbox.send_now = held
+        one.sink.outbox.flush()
+        await wait_all_tasks_blocked()
+        assert sorted(one.seen) == [str(n) for n in range(9)]
+        assert one.sink.outbox.statistics().written == 9
+        one.check()
+
+
+async def test_finish_with_what_is_marked() -> None:
+    """A polite end writes what was marked, once, before the close frame."""
+    async with line() as one:
+        one.send("a", "b")
+        one.sink.finish()
+        await wait_all_tasks_blocked()
+        one.nursery.start_soon(one.transport.close, 1001, "")
+        await wait_all_tasks_blocked()
+        assert one.seen == ["a", "b", "CLOSE(03e9)"]
+
+
+async def test_discard_with_what_is_marked() -> None:
+    """An end in a hurry writes nothing of what was marked."""
+    async with line() as one:
+        one.send("a", "b")
+        one.sink.discard()
+        await wait_all_tasks_blocked()
+        assert one.plain.data == b""
+        assert one.sink.outbox.discarded == 2
+        one.check()
+
+
+@pytest.mark.parametrize("taken", range(8))
+async def test_the_answer_to_a_close_goes_behind_a_rest(taken: int) -> None:
+    """P7, Invariant 3: the peer's close frame is answered behind the frames that were begun, and nothing follows."""
+    async with line(allowance=taken) as one:
+        one.send("a", "b", "c")
+        await wait_all_tasks_blocked()
+        one.plain.peer.send(client_frame(Opcode.CLOSE, close_payload(1000)))
+        with pytest.raises(TransportClosed):
+            await one.transport.receive()
+        one.sink.discard()
+        one.plain.allow(math.inf)
+        one.plain.peer.shutdown(socket.SHUT_WR)
+        await wait_all_tasks_blocked()
+        one.nursery.start_soon(one.transport.close, 1012, "")
+        await wait_all_tasks_blocked()
+        assert one.seen == [*"abc", "CLOSE(03e8)"]
+        one.check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
 import attrs
 
@@ -58,7 +58,7 @@ def same_key(item: Item, backlog: Backlog | None) -> list[int]:
     return []
 
 
-@cache
+@lru_cache(maxsize=64)
 def bounds(max_messages: int, max_bytes: int) -> Bounds:
     """The bounds with these values; all outboxes of a server share one object."""
     return Bounds(max_messages, max_bytes)
