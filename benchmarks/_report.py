@@ -177,7 +177,8 @@ TABLES: tuple[Table, ...] = (
     Table(
         "Who was the bottleneck",
         "The part of the time for which the server and the load client had work. CPU per delivery does not depend "
-        "on it; a rate is the server's own only where the client was not busy throughout.",
+        "on it; a rate is the server's own only where the client was not busy throughout. Both are less than all of the "
+        "time where something else ran on the machine.",
         tuple(
             Column(f"{what}, {who}", f"{scenario}:{step}.{who}_busy", _percent)
             for what, scenario, step in (
@@ -186,7 +187,8 @@ TABLES: tuple[Table, ...] = (
                 ("echo", "echo", "w1"),
             )
             for who in ("server", "load")
-        ),
+        )
+        + (Column("sent late at a fixed rate, p99 in µs", "latency:fan.late_p99_us"),),
     ),
 )
 

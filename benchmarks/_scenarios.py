@@ -18,8 +18,8 @@ def everyone(subject: Subject) -> bool:
     return subject.kind != "variant"
 
 
-def with_sweep(subject: Subject) -> bool:
-    """Those that can publish from within."""
+def ours_and_floor(subject: Subject) -> bool:
+    """This library on both transports beside the floor, which alone can publish from within ("sweep")."""
     return subject.kind == "floor" or (subject.kind == "ours" and subject.has_tools)
 
 
@@ -77,13 +77,13 @@ SCENARIOS: tuple[Scenario, ...] = (
         name="sweep-one",
         title="one room of 10,000, published to from within the server",
         steps={"connect": "connect:conns=10000", "sweep": "traffic:fan=0,sweep=1,seconds={s}"},
-        subjects=with_sweep,
+        subjects=ours_and_floor,
     ),
     Scenario(
         name="sweep-many",
         title="10,000 rooms of one member, each published to from within the server",
         steps={"connect": "connect:conns=10000,rooms=10000", "sweep": "traffic:fan=0,sweep=1,seconds={s}"},
-        subjects=with_sweep,
+        subjects=ours_and_floor,
     ),
     Scenario(
         name="echo",
@@ -109,8 +109,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         steps={
             "members": "connect:conns=100",
             "askers": "connect:conns=200,rooms=0",
-            "fan": "traffic:fan=0,rate=50,seconds=5,spin=1",
-            "echo": "traffic:ask=1,ask_rate=1000,seconds=5,spin=1",
+            "fan": "traffic:fan=0,rate=50,seconds=3,spin=1",
+            "echo": "traffic:ask=1,ask_rate=1000,seconds=3,spin=1",
         },
     ),
     Scenario(
@@ -119,9 +119,9 @@ SCENARIOS: tuple[Scenario, ...] = (
         steps={
             "members": "connect:conns=1000",
             "askers": "connect:conns=20,rooms=0",
-            "alone": "traffic:ask=1,ask_rate=500,seconds=4",
+            "alone": "traffic:ask=1,ask_rate=500,seconds=3",
             "before": "ask:action=gc",
-            "w1": "traffic:fan=0,window=1,ask=1,ask_rate=500,seconds=4",
+            "w1": "traffic:fan=0,window=1,ask=1,ask_rate=500,seconds=3",
             "w64": "traffic:fan=0,window=64,ask=1,ask_rate=500,seconds=3,warm=0",
             "gc": "ask:action=gc",
         },
@@ -132,9 +132,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         steps={
             "members": "connect:conns=10000",
             "askers": "connect:conns=20,rooms=0",
-            "alone": "traffic:ask=1,ask_rate=500,seconds=4",
+            "alone": "traffic:ask=1,ask_rate=500,seconds=3",
             "fan": "traffic:fan=0,rate=1,ask=1,ask_rate=500,seconds=5",
         },
+        subjects=ours_and_floor,
     ),
     Scenario(
         name="features",

@@ -32,7 +32,7 @@ MEMBERS = 3
 
 #: Every queue is one write, and overflows where a peer is slow. No burst of BURST overflows by itself, for then the
 #: flusher's way is by design another: it offers what waits to the socket before a policy applies.
-ONE_WRITE = Bounds(max_messages=16, max_bytes=4000, write_buffer_size=1 << 20)
+ONE_WRITE = Bounds(max_messages=8, max_bytes=2000, write_buffer_size=1 << 20)
 BURST = 4
 #: Nothing overflows, and a queue is many writes.
 MANY_WRITES = [Bounds(max_messages=1000, max_bytes=1 << 20, write_buffer_size=size) for size in (1, 100, 400)]
@@ -91,22 +91,17 @@ Step = list[Publish | Send | Move] | Do | Allow | Wait
 _members = st.integers(0, MEMBERS - 1)
 _rooms = st.sampled_from(sorted(POLICIES))
 _sizes = st.integers(0, 60)
-_bursts = st.lists(
-    st.one_of(
-        st.builds(
-            Publish,
-            _rooms,
-            _sizes,
-            st.frozensets(_members.map(str), max_size=2) | st.just(frozenset()),
-            st.sampled_from([None, "a", "b"]),
-        ),
-        st.builds(Publish, st.just("close"), _sizes, st.just(frozenset()), st.none()),
-        st.builds(Send, _members, _sizes),
-        st.builds(Move, _members, _rooms, st.booleans()),
-    ),
-    min_size=1,
-    max_size=BURST,
+_nobody = st.just(frozenset[str]())
+_somebody = st.frozensets(_members.map(str), min_size=1, max_size=2)
+_actions = st.one_of(
+    st.builds(Publish, st.just("close"), _sizes, _nobody, st.none()),
+    st.builds(Publish, st.sampled_from(["newest", "oldest"]), _sizes, _nobody, st.none()),
+    st.builds(Publish, st.just("conflate"), _sizes, _nobody, st.sampled_from([None, "a", "a", "b"])),
+    st.builds(Publish, _rooms, _sizes, _somebody, st.sampled_from([None, "a"])),
+    st.builds(Send, _members, _sizes),
+    st.builds(Move, _members, _rooms, st.booleans()),
 )
+_bursts = st.lists(_actions, min_size=2, max_size=BURST)
 _allow = st.builds(Allow, _members, st.integers(1, 200) | st.integers(1, 20) | st.just(math.inf))
 _pinged = st.builds(Do, _members, st.just("pinged"))
 _controls = _pinged | st.builds(Do, _members, st.just("ping"))
@@ -115,14 +110,14 @@ _ends = _finish | st.builds(Do, _members, st.sampled_from(["closed", "discard", 
 
 
 def _steps(ends: st.SearchStrategy[Step]) -> st.SearchStrategy[list[Step]]:
-    usual = [_bursts, _bursts, _bursts, _bursts, _allow, _allow, _controls, _controls]
-    return st.lists(st.one_of(*usual, ends), min_size=2, max_size=16)
+    usual = [_bursts] * 8 + [_allow] * 2 + [_controls] * 2
+    return st.lists(st.one_of(*usual, ends), min_size=8, max_size=20)
 
 
 def _natures(breaks_at: st.SearchStrategy[float]) -> st.SearchStrategy[list[Nature]]:
     nature = st.builds(
         Nature,
-        takes=st.just(math.inf) | st.integers(0, 300),
+        takes=st.sampled_from([0, 10, math.inf]) | st.integers(0, 300),
         piece=st.sampled_from([math.inf, math.inf, 50, 3, 1]),
         breaks_at=breaks_at,
     )

@@ -250,10 +250,13 @@ class Dispatcher:
 
     async def _within_scope(self, request: Request, awaitable: Awaitable[Any]) -> Any:
         assert request.message is not None
-        scope = request.scope = request.scope or trio.CancelScope()
-        scope.deadline = request.message.deadline
+        deadline = request.message.deadline
         if self._limits.handler_timeout is not None:
-            scope.deadline = min(scope.deadline, trio.current_time() + self._limits.handler_timeout)
+            deadline = min(deadline, trio.current_time() + self._limits.handler_timeout)
+        if request.id is None and request.joins is None and deadline == math.inf:
+            return await awaitable  # nothing could cancel it
+        scope = request.scope = request.scope or trio.CancelScope()
+        scope.deadline = deadline
         with scope:
             return await awaitable
         raise _why_cut(request)
@@ -262,13 +265,13 @@ class Dispatcher:
         """Call a handler that streams, or that stands behind hooks and middleware."""
         await self._call_hooks(message)
         arguments = handler.arguments(message, max_depth=self._limits.max_depth)
-        assert request.scope is not None
+        deadline = math.inf if request.scope is None else request.scope.deadline
 
         async def emit(item: Any) -> None:
             assert request.id is not None
             await self._send(self._conn._format.item(request.id, item))
 
-        ctx = Context(self._conn, message, request.scope.deadline, handler, arguments, emit)
+        ctx = Context(self._conn, message, deadline, handler, arguments, emit)
         result = await self._node.call_handler(ctx)
         if not handler.streams:
             return result

@@ -58,9 +58,10 @@ class Flusher:
             for outbox in outboxes:
                 outbox.flush()
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Flush until cancelled, and then what is left."""
         self._running = True
+        task_status.started()
         try:
             while True:
                 if not self._ones and not self._many:

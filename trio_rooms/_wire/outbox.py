@@ -144,8 +144,9 @@ class Outbox(trio.abc.SendChannel[Frame]):
         return self._put_droppable(item, cost)
 
     def _put_droppable(self, item: Item, cost: int) -> int:
-        if not self._bounds.fits_droppable(self.backlog, cost, same_key(item, self.backlog)):
-            self.flush()
+        while not self._bounds.fits_droppable(self.backlog, cost, same_key(item, self.backlog)):
+            if not self._is_taken():
+                break
         gone = self._bounds.who_goes_for(item, self.backlog, cost)
         if gone is None:
             self.dropped += 1
@@ -231,7 +232,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         """
         send = self.send_now
         backlog = self.backlog
-        if send is None or backlog is None:
+        if send is None or backlog is None or backlog is NOTHING:
             return
         if backlog.cost > self._max_write:
             self._flush_in_batches(send)
@@ -269,7 +270,8 @@ class Outbox(trio.abc.SendChannel[Frame]):
             if taken < len(data):
                 self.outlet.blocked(count, data, taken)
             else:
-                self.written += len(self.take_first(count))
+                self.take_first(count)
+                self.written += count  # after it, for it may end in a flush of what it has made room for
 
     def _make_room(self) -> None:
         if self._waiting:
@@ -364,10 +366,16 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     def _fits_or_is_taken(self, cost: int) -> bool:
         """Whether there is room, if need be after the socket was offered what waits."""
-        if self._bounds.fits(self.backlog, cost):
-            return True
+        while not self._bounds.fits(self.backlog, cost):
+            if not self._is_taken():
+                return False
+        return True
+
+    def _is_taken(self) -> bool:
+        """Offer the socket what waits. If it takes any, ask again: tasks that wait may have got the room first."""
+        written = self.written
         self.flush()
-        return self._bounds.fits(self.backlog, cost)
+        return self.written > written
 
     def _admit_waiting(self) -> None:
         """Queue the frames of waiting tasks, in their order, as far as there is room."""
