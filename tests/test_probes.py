@@ -91,8 +91,7 @@ async def test_data_behind_the_peers_close(autojump_clock: MockClock, behind: by
 @pytest.mark.parametrize("ours_first", [False, True])
 async def test_two_closes_cross(autojump_clock: MockClock, ours_first: bool, bytewise: bool) -> None:
     """Our close and the peer's, sent before either has seen the other's, are one end with one close frame of ours."""
-    # trio-websocket may end the stream under the answer that it owes.
-    async with probing(bytewise=bytewise, transport="native") as probe:
+    async with probing(bytewise=bytewise) as probe:
         if ours_first:
             probe.guest.conn.close(4001)
             await probe.send(close(1000))

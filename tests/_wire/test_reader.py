@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,6 +137,30 @@ def test_too_many_fragments() -> None:
     ping = client_frame(Opcode.PING)
     assert read(begin + (ping + part) * 6 + client_frame(CONTINUATION, b"x"), fragments=8)[-1] == "x"
     told(1009, begin + part * 8, fragments=8)
+
+
+@pytest.mark.parametrize(("text", "bad"), [(b"\xff", 1), (b"\xed\xa0\x80", 3), (b"\xf4\x90\x80\x80", 2), (b"\xe2(", 2)])
+@pytest.mark.parametrize("before", ["", "fine", "ü€😀" * 50])
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_invalid_utf8_in_an_incomplete_frame(text: bytes, bad: int, before: str, step: int) -> None:
+    """P3: 1007 comes at the first byte that shows it, though the frame has not come to its end."""
+    whole = client_frame(TEXT, before.encode() + text + b"x" * 200, mask=b"abcd")
+    shows = len(whole) - 200 - len(text) + bad
+    assert read(whole[: shows - 1], step=step) == []
+    told(1007, whole[:shows])
+
+
+def test_a_message_byte_by_byte_is_kept_as_one() -> None:
+    """Invariant 5: what is kept of a message in fragments has its size, however small the pieces are."""
+    reader = FrameReader(max_message_bytes=65536, max_fragments=8)
+    data = client_frame(TEXT, "€".encode() * 4_000, fin=False)
+    tracemalloc.start()
+    for n in range(len(data)):
+        reader.feed(data[n : n + 1])
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 3 * len(data)
+    assert reader.feed(client_frame(CONTINUATION)) == ["€" * 4_000]
 
 
 def test_in_message() -> None:

@@ -262,7 +262,7 @@ class Offer:
 
 def _code_of_violation(ws: trio_websocket.WebSocketConnection) -> int | None:
     """trio-websocket sets its close reason before it ends the stream, and leaves wsproto's state as it was."""
-    return None if ws.closed is None or _state(ws) is not ConnectionState.OPEN else int(ws.closed.code)
+    return None if ws.closed is None or _state(ws) is ConnectionState.LOCAL_CLOSING else int(ws.closed.code)
 
 
 @asynccontextmanager

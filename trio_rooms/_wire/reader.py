@@ -15,6 +15,7 @@ message, declared or summed up over its fragments, and their number.
 
 from __future__ import annotations
 
+import codecs
 from typing import Final
 
 import attrs
@@ -78,11 +79,12 @@ class FrameReader:
 
     __slots__ = (
         "_buffer",
+        "_checked",
         "_engine",
         "_fragments",
         "_max_fragments",
         "_max_message_bytes",
-        "_parts",
+        "_message",
         "_size",
         "_to_engine",
         "_wanted",
@@ -94,11 +96,12 @@ class FrameReader:
         self._max_fragments = max_fragments
         self._buffer = bytearray()
         self._wanted = 0
+        self._checked = 0
         self._engine: Connection | None = None
         self._to_engine = 0
         self._fragments = 0
         self._size = 0
-        self._parts: list[str | bytes] = []
+        self._message = bytearray()
         self.ended = False
         """Whether a Close event has come."""
 
@@ -118,10 +121,15 @@ class FrameReader:
                 return events
             data = data[used:]
         self._buffer += data
-        if len(self._buffer) < self._wanted:
-            return events  # or a frame that comes byte by byte would be looked at as often
-        self._wanted = 0
-        position = 0
+        if len(self._buffer) >= self._wanted:  # or a frame that comes byte by byte would be looked at as often
+            self._take_frames(events)
+        if self._wanted:
+            self._look_ahead(events)
+        return events
+
+    def _take_frames(self, events: list[Event]) -> None:
+        """Handle what is whole of the buffer, and take it out."""
+        self._wanted = self._checked = position = 0
         while not self.ended:
             if self._to_engine:
                 step = self._pass_on(position, events)
@@ -132,7 +140,18 @@ class FrameReader:
             position += step
         del self._buffer[:position]  # whatever is behind the end is never looked at
         self._wanted = max(0, self._wanted - position)
-        return events
+
+    def _look_ahead(self, events: list[Event]) -> None:
+        """End at the first byte that shows that the text of an incomplete frame is none (RFC 6455 section 8.1)."""
+        header = _parse_header(self._buffer, 0)
+        if header is None or header.first != _TEXT:
+            return
+        turn = self._checked % 4
+        new = _unmask(self._buffer[header.size + self._checked :], header.mask[turn:] + header.mask[:turn])
+        try:
+            self._checked += codecs.utf_8_decode(new, "strict", False)[1]  # what is left may be half a character
+        except UnicodeDecodeError:
+            self._end(events, Close(1007, "invalid UTF-8"))
 
     def _take_whole_texts(self, data: bytes | bytearray, events: list[Event]) -> int:
         """Handle the whole and usual text frames that ``data`` begins with; how many bytes were used."""
@@ -226,12 +245,12 @@ class FrameReader:
                 return
 
     def _collect(self, event: TextMessage | BytesMessage, events: list[Event]) -> None:
-        self._parts.append(event.data if isinstance(event, TextMessage) else bytes(event.data))
+        # As bytes: a list of what came byte by byte would hold thirty times as much.
+        message, text = self._message, isinstance(event, TextMessage)
+        message += event.data.encode() if isinstance(event, TextMessage) else event.data
         if event.message_finished:
-            parts = self._parts
-            whole = "".join(parts) if isinstance(event, TextMessage) else b"".join(parts)  # type: ignore[arg-type]
-            events.append(whole)
-            self._parts = []
+            events.append(message.decode() if text else bytes(message))
+            self._message = bytearray()
             self._fragments = self._size = 0
 
     def _end(self, events: list[Event], close: Close) -> None:
