@@ -130,6 +130,7 @@ def running(subject: Subject, *, core: int | None = None) -> Iterator[Running]:
     """Start a server and end it. Raises :exc:`Failed` if it does not come up within 30 s."""
     command = [part.format(floor=_build.compiled("floor")) if part == "{floor}" else part for part in subject.command]
     environment = {**os.environ, "NODE_PATH": str(_build.NODE_MODULES)}
+    environment.pop("PYTHONSAFEPATH", None)  # the peers import from their own folder
     with tempfile.TemporaryFile("w+") as errors:
         try:
             with on_core(core):
