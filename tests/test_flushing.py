@@ -64,7 +64,7 @@ class House:
         if v1:
             assert (await client.receive_json())["action"] == "$welcome"
             self.welcomes += 1
-        while len(known) == len(self.manager.connections):
+        while len(known) == len(self.manager.connections):  # noqa: ASYNC110 - nobody tells
             await trio.lowlevel.checkpoint()
         (ident,) = set(self.manager.connections) - known
         guest = Guest(client, self.manager.connections[ident])
@@ -214,7 +214,7 @@ async def test_a_peer_that_does_not_read(policy: str) -> None:
             nursery.start_soon(read)
             filler = {"filler": "x" * 1000}
             reports = await publish_until_full(found, policy, slow, filler, 600)
-            while len(got) < len(reports):
+            while len(got) < len(reports):  # noqa: ASYNC110 - real sockets
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
         assert [one["n"] for one in got] == list(range(len(reports)))
@@ -382,8 +382,9 @@ async def test_cancelled_after_publishing() -> None:
         with trio.CancelScope() as scope:
             async with house() as found:
                 for _ in range(3):
-                    readers.start_soon(read, (await found.enter("close")).client)
-                found.stack.pop_all()  # they outlive the server
+                    guest = await found.enter("close")
+                    readers.start_soon(read, guest.client)  # noqa: ASYNC111 - they outlive the server
+                found.stack.pop_all()
                 for n in range(300):
                     found.manager.broadcast_to_room("close", n)
                 scope.cancel()

@@ -486,7 +486,7 @@ async def test_offered_also_what_waits_for_room(overflow: str, senders: int) -> 
         for n in range(senders):
             one.nursery.start_soon(one.sink.outbox.send, frame(f"waits {n}"))
             await trio.lowlevel.checkpoint()
-        while one.sink.outbox.statistics().waiting < senders:
+        while one.sink.outbox.statistics().waiting < senders:  # noqa: ASYNC110 - nobody tells
             await trio.lowlevel.checkpoint()
         one.sink.outbox.send_now = held
         assert one.sink.outbox.put(Publication(("r",), b"event", overflow=overflow)) == 0  # type: ignore[arg-type]
