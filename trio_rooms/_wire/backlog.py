@@ -43,16 +43,16 @@ class Backlog:
     __slots__ = ("cost", "data", "droppable_cost", "droppable_items", "form", "items", "last", "owner")
 
     def __init__(self, form: object, owner: object = None) -> None:
-        self.form = form
-        self.owner = owner
+        self.form: object = form
+        self.owner: object = owner
         """Whose publications may be added in place; None for a backlog of one outbox."""
         self.items: list[Item] = []
         self.last: Item | None = None
         """The item that was added last, if it is still there."""
-        self.cost = 0
+        self.cost: int = 0
         """Bytes of the frames, and the overhead of each."""
-        self.droppable_items = 0
-        self.droppable_cost = 0
+        self.droppable_items: int = 0
+        self.droppable_cost: int = 0
         """The part of rooms with a policy that drops."""
         self.data: bytes | None = None
         """The bytes of all items, once :meth:`joined` has been asked for them."""

@@ -106,8 +106,8 @@ class Outbox(trio.abc.SendChannel[Frame]):
     def __init__(
         self, form: object, *, max_messages: int, max_bytes: int, outlet: Outlet, max_write: int = 65536
     ) -> None:
-        self.form = form
-        self.outlet = outlet
+        self.form: object = form
+        self.outlet: Outlet = outlet
         self.send_now: Callable[[bytes], int] | None = None
         self._max_write = max_write
         self.backlog: Backlog | None = NOTHING
