@@ -65,7 +65,7 @@ class FakePeer(NoSocket):
 class Half(random.Random):
     """The first ping comes after half of the interval."""
 
-    def random(self) -> float:
+    def uniform(self, a: float, b: float) -> float:
         return 0.5
 
 
@@ -196,7 +196,8 @@ async def test_pings_are_spread(autojump_clock: MockClock) -> None:
             for peer in peers:
                 nursery.start_soon(run_forever, peer, rng)
     seconds = Counter(int(peer.pings[0]) for peer in peers)
-    assert len(seconds) == INTERVAL
+    assert min(seconds) >= INTERVAL / 10
+    assert len(seconds) >= 0.9 * INTERVAL
     assert max(seconds.values()) <= 2 * len(peers) / INTERVAL
 
 

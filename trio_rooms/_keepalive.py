@@ -29,10 +29,10 @@ async def keep_alive(
 ) -> None:
     """Ping until the peer is dead; returns then, within ``interval + timeout`` of its last sign of life.
 
-    The first ping comes after a random part of the interval: connections that began together must not
-    ping together.
+    The first ping comes at a random moment of the interval: connections that began together must not ping
+    together. The interval's first tenth is left out: a peer that has just begun has just been heard.
     """
-    next_ping = trio.current_time() + interval * rng.random()
+    next_ping = trio.current_time() + interval * rng.uniform(0.1, 1)
     silent_since = math.inf
     while True:
         wake = min(next_ping, silent_since + timeout)
