@@ -423,9 +423,10 @@ async def test_peers_that_vanish_within_a_burst() -> None:
 
 @attrs.define(eq=False)
 class Cut:
-    """A connection whose socket is reset after so many bytes, as its peer sees it."""
+    """A connection whose socket is reset after so many bytes of frames, as its peer sees it."""
 
-    sock: CutSocket
+    size: float
+    sock: CutSocket = attrs.field(factory=lambda: CutSocket(math.inf))
     seen: bytes = b""
 
     async def read(self) -> None:
@@ -442,7 +443,7 @@ async def cut_after(size: float) -> tuple[bytes, Close]:
     manager = Manager(config=Config(ping_interval=1000))
     closes: list[tuple[str, Close]] = []
     manager.on_disconnect(lambda conn, close: closes.append((conn.id, close)))
-    cut, whole = Cut(CutSocket(size)), Cut(CutSocket(math.inf))
+    cut, whole = Cut(size), Cut(math.inf)
     async with serve_rooms(manager, listeners=[], transport="native") as server, trio.open_nursery() as nursery:
         for one in (cut, whole):
             nursery.start_soon(manager.handle_connection, one.sock.stream)
@@ -450,6 +451,7 @@ async def cut_after(size: float) -> tuple[bytes, Close]:
             response = split_response(bytes(await one.sock.peer.receive_some()))
             assert response is not None
             assert response[2] == b""
+            one.sock.left = one.size
             nursery.start_soon(one.read)
         await wait_all_tasks_blocked()
         conns = list(manager.connections.values())

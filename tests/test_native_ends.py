@@ -26,7 +26,7 @@ from probes import (
     probing,
 )
 from trio_rooms import Close, Connection, Manager, serve_rooms
-from trio_rooms._wire import native
+from trio_rooms._wire.native import NativeTransport
 from trio_rooms._wire.transport import Transport, TransportClosed
 from trio_rooms.testing import (
     FaultyStream,
@@ -199,18 +199,18 @@ async def opened(data: bytes) -> AsyncGenerator[tuple[Transport, trio.abc.Stream
     """A transport without a connection around it, whose peer has sent ``data``; and the peer."""
     near, peer = trio.testing.memory_stream_pair()
     await peer.send_all(data)
-    async with native.over_stream(
-        near,
-        key=SAMPLE_KEY,
-        subprotocol=None,
-        trailing=b"",
-        max_message_bytes=MAX,
-        max_fragments=64,
-        message_timeout=30,
-        read_buffer_size=64 * 1024,
-        before_read=trio.lowlevel.checkpoint,
-    ) as offer:
-        yield await offer.accept(), peer
+    async with near:
+        transport = NativeTransport(
+            near,
+            trailing=b"",
+            max_message_bytes=MAX,
+            max_fragments=64,
+            message_timeout=30,
+            read_buffer_size=64 * 1024,
+            before_read=trio.lowlevel.checkpoint,
+        )
+        await transport.accept(SAMPLE_KEY, None)
+        yield transport, peer
 
 
 async def test_a_cancelled_receive_loses_no_message(autojump_clock: MockClock) -> None:

@@ -13,8 +13,8 @@ import trio.testing
 import trio_websocket
 
 from fakes import NoSocket
-from trio_rooms._wire import native
 from trio_rooms._wire.frames import Frame
+from trio_rooms._wire.native import NativeTransport
 from trio_rooms._wire.over_trio_websocket import CallersRequest, over_request, over_stream
 from trio_rooms._wire.transport import Close, Offer, Transport, TransportClosed
 from trio_rooms.testing import FaultyStream, ServerFrame, client_frame, handshake_bytes, parse_server_frames
@@ -87,8 +87,12 @@ Factory = Callable[[Settings], AbstractAsyncContextManager[Pair]]
 
 async def _accepted(offer: Offer, peer: trio.abc.Stream) -> Transport:
     transport = await offer.accept()
-    assert bytes(await peer.receive_some()).startswith(b"HTTP/1.1 101")
+    await _take_101(peer)
     return transport
+
+
+async def _take_101(peer: trio.abc.Stream) -> None:
+    assert bytes(await peer.receive_some()).startswith(b"HTTP/1.1 101")
 
 
 @asynccontextmanager
@@ -131,20 +135,19 @@ async def native_over_stream(settings: Settings) -> AsyncGenerator[Pair]:
     """The library's own, with somebody who writes what is due as a connection's writer does."""
     near, peer = trio.testing.memory_stream_pair()
     faults = FaultyStream(near)
-    async with trio.open_nursery() as nursery:
-        async with native.over_stream(
+    async with trio.open_nursery() as nursery, faults:
+        transport = NativeTransport(
             faults,
-            key=SAMPLE_KEY,
-            subprotocol=None,
             trailing=b"",
             max_message_bytes=settings.max_message_bytes,
             max_fragments=settings.max_fragments,
             message_timeout=settings.message_timeout,
             read_buffer_size=settings.read_buffer_size,
             before_read=settings.before_read,
-        ) as offer:
-            driven = Driven(await _accepted(offer, peer), nursery)
-            yield Pair(driven, peer, faults, patient=True, guarded=True)
+        )
+        await transport.accept(SAMPLE_KEY, None)
+        await _take_101(peer)
+        yield Pair(Driven(transport, nursery), peer, faults, patient=True, guarded=True)
         nursery.cancel_scope.cancel()
 
 

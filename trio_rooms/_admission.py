@@ -25,7 +25,8 @@ class Ticket:
     """A place among the open connections, from accept to the end; made by :meth:`Admission.admit`."""
 
     _admission: Admission
-    _scope: trio.CancelScope
+    scope: trio.CancelScope
+    """As given to :meth:`Admission.admit`."""
     pushed_out: bool = attrs.field(default=False, init=False)
     """Whether the handshake was cancelled in favour of newer ones."""
 
@@ -101,7 +102,7 @@ class Admission:
         ticket.pushed_out = True
         self._leaving += 1
         self.pushed_out += 1
-        ticket._scope.cancel(reason="pushed out by newer handshakes")
+        ticket.scope.cancel(reason="pushed out by newer handshakes")
 
     def _release(self, ticket: Ticket) -> None:
         if ticket not in self._open:

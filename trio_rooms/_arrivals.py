@@ -6,10 +6,9 @@ reaches the accept loop or another connection.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from typing import Any, Literal, TypeVar
 
 import attrs
 import trio
@@ -20,12 +19,16 @@ from ._connection import Connection
 from ._drain import Drain
 from ._errors import NotServing
 from ._handshake import HandshakePolicy, Upgrade, full, judge, shake_hands, turn_away
+from ._identity import Identity
 from ._lifecycle import live
 from ._node import Node
-from ._wire import native, over_trio_websocket
 from ._wire.ending import close_now
-from ._wire.over_trio_websocket import CallersRequest, over_request
-from ._wire.transport import Offer, TransportClosed
+from ._wire.head import HandshakeError
+from ._wire.native import NativeTransport
+from ._wire.over_trio_websocket import CallersRequest, over_request, over_stream
+from ._wire.transport import Offer, Transport, TransportClosed
+
+T = TypeVar("T")
 
 #: Which transport carries the connections of a server.
 TransportName = Literal["native", "trio-websocket"]
@@ -43,12 +46,15 @@ class Arrivals:
         self._node = node
         self._drain = drain
         self._policy = policy
-        self._transport = transport
+        self._handle = self._handle_natively if transport == "native" else self._handle_by_trio_websocket
         limits = node.config.limits
         self._admission = Admission(
             max_connections=limits.max_connections, max_pending_handshakes=limits.max_pending_handshakes
         )
+        # A connection that lives has a scope of its own, and another one around it would only cost memory: these are
+        # around what comes before.
         self._scopes: set[trio.CancelScope] = set()
+        self._open = 0
         self._empty = trio.lowlevel.ParkingLot()
         self._over = False
         self._turning_away = 0
@@ -56,7 +62,7 @@ class Arrivals:
     @property
     def open(self) -> int:
         """Connections and handshakes that are not over."""
-        return len(self._scopes)
+        return self._open
 
     @property
     def pending(self) -> int:
@@ -67,47 +73,63 @@ class Arrivals:
         """Cancel what is not over at ``deadline``."""
         for scope in self._scopes:
             scope.deadline = min(scope.deadline, deadline)
+        for conn in self._node.connections.values():
+            conn._limit(deadline)
 
     async def wait_empty(self) -> None:
         """Wait until everything is over; from then on nothing is let in, for nobody would wait for it."""
         await trio.lowlevel.checkpoint()
-        while self._scopes:
+        while self._open:
             await self._empty.park()
         self._over = True
 
-    async def handle(self, stream: trio.abc.Stream) -> None:
+    def handle(self, stream: trio.abc.Stream) -> Awaitable[None]:
         """Serve whatever the stream brings, and close it. Raises nothing but cancellation, and :exc:`NotServing`."""
-        await self._guard(lambda ticket: self._handle(stream, ticket), lambda: self._turn_away(stream))
+        return self._guard(stream, self._handle, self._turn_away)
 
-    async def handle_request(self, request: CallersRequest) -> None:
+    def handle_request(self, request: CallersRequest) -> Awaitable[None]:
         """Serve an upgrade that the caller's own trio-websocket server has read. Raises as :meth:`handle`."""
-        await self._guard(lambda ticket: self._handle_request(request, ticket), lambda: request.reject(full()))
+        return self._guard(request, self._handle_request, self._reject)
 
     async def _guard(
-        self, handle: Callable[[Ticket], Awaitable[None]], turn_away: Callable[[], Awaitable[None]]
+        self,
+        arrival: T,
+        handle: Callable[[T, Ticket], Awaitable[None]],
+        turn_away: Callable[[T], Awaitable[None]],
     ) -> None:
         if self._over:
             raise NotServing("this manager is not being served")
-        with trio.CancelScope(deadline=self._drain.deadline) as scope:
-            ticket = self._admission.admit(scope)
-            self._scopes.add(scope)
-            try:
-                with own_cancellations_only():
-                    if ticket is not None:
-                        await handle(ticket)
-                    else:
-                        self._node.counters.reject("full")
-                        await turn_away()
-            except* Exception as group:
-                await self._node.errors.report(None, group, "a connection")
-            finally:
+        self._open += 1
+        ticket = self._admission.admit(trio.CancelScope())
+        try:
+            with own_cancellations_only():
                 if ticket is not None:
-                    ticket.release()
-                self._scopes.discard(scope)
-                if not self._scopes:
-                    self._empty.unpark_all()
-        if ticket is not None and ticket.pushed_out:
-            self._node.counters.reject("pushed_out")
+                    await handle(arrival, ticket)
+                else:
+                    self._node.counters.reject("full")
+                    with self._limited(trio.CancelScope()):
+                        await turn_away(arrival)
+        except* Exception as group:
+            await self._node.errors.report(None, group, "a connection")
+        finally:
+            if ticket is not None:
+                ticket.release()
+                if ticket.pushed_out:
+                    self._node.counters.reject("pushed_out")
+            self._open -= 1
+            if not self._open:
+                self._empty.unpark_all()
+
+    @contextmanager
+    def _limited(self, scope: trio.CancelScope) -> Iterator[trio.CancelScope]:
+        """Enter a scope that :meth:`limit` reaches."""
+        scope.deadline = min(scope.deadline, self._drain.deadline)
+        self._scopes.add(scope)
+        try:
+            with scope:
+                yield scope
+        finally:
+            self._scopes.discard(scope)
 
     async def _turn_away(self, stream: trio.abc.Stream) -> None:
         if self._turning_away >= _MAX_TURNING_AWAY:
@@ -119,71 +141,110 @@ class Arrivals:
         finally:
             self._turning_away -= 1
 
-    async def _handle(self, stream: trio.abc.Stream, ticket: Ticket) -> None:
-        deadline = trio.current_time() + self._node.config.handshake_timeout
-        failures: list[Exception] = []
-        policy = attrs.evolve(self._policy, failed=failures.append)
-        upgrade = await shake_hands(stream, policy, remote=remote_address(stream), head_complete=ticket.head_complete)
-        await self._report(failures)
-        if upgrade is None:
-            return
-        conn = Connection(self._node, upgrade.request, upgrade.identity, upgrade.subprotocol)
-        await self._live(conn, self._open(stream, upgrade, conn), deadline)
+    async def _reject(self, request: CallersRequest) -> None:
+        await request.reject(full())
 
-    def _open(self, stream: trio.abc.Stream, upgrade: Upgrade, conn: Connection) -> AbstractAsyncContextManager[Offer]:
+    async def _handle_natively(self, stream: trio.abc.Stream, ticket: Ticket) -> None:
+        try:
+            begun = await self._begin(stream, ticket)
+            if begun is not None:
+                await live(*begun, deadline=self._drain.deadline)
+        finally:
+            await close_now(stream)  # noqa: ASYNC102 - it shields itself
+
+    async def _begin(self, stream: trio.abc.Stream, ticket: Ticket) -> tuple[Connection, Transport] | None:
+        """From the first byte to the 101: a function of its own, so that nothing of it stays for the life after it."""
         config = self._node.config
-        over_stream: Callable[..., AbstractAsyncContextManager[Offer]] = over_trio_websocket.over_stream
-        if self._transport == "native":
-            over_stream = partial(
-                native.over_stream,
-                max_fragments=config.limits.max_fragments,
-                message_timeout=config.limits.message_timeout,
+        deadline = trio.current_time() + config.handshake_timeout
+        upgrade: Upgrade | None = None
+        with self._limited(ticket.scope) as scope:
+            upgrade = await self._shake_hands(stream, ticket)
+            if upgrade is None:
+                return None
+            scope.deadline = min(scope.deadline, deadline)
+            with suppress(TransportClosed):
+                conn = self._connection(upgrade)
+                transport = NativeTransport(
+                    stream,
+                    trailing=upgrade.trailing,
+                    max_message_bytes=config.limits.max_message_bytes,
+                    max_fragments=config.limits.max_fragments,
+                    message_timeout=config.limits.message_timeout,
+                    read_buffer_size=config.read_buffer_size,
+                    before_read=conn._dispatcher.inbox.wait_for_room,
+                )
+                await transport.accept(upgrade.key, upgrade.subprotocol)
+                return conn, transport
+        if upgrade is not None:
+            self._node.counters.reject("hangup")
+        return None
+
+    async def _handle_by_trio_websocket(self, stream: trio.abc.Stream, ticket: Ticket) -> None:
+        config = self._node.config
+        deadline = trio.current_time() + config.handshake_timeout
+        upgrade: Upgrade | None = None
+        with self._limited(ticket.scope):
+            upgrade = await self._shake_hands(stream, ticket)
+        if upgrade is not None:
+            conn = self._connection(upgrade)
+            offer = over_stream(
+                stream,
+                key=upgrade.key,
+                subprotocol=upgrade.subprotocol,
+                trailing=upgrade.trailing,
+                max_message_bytes=config.limits.max_message_bytes,
+                read_buffer_size=config.read_buffer_size,
+                before_read=conn._dispatcher.inbox.wait_for_room,
             )
-        return over_stream(
-            stream,
-            key=upgrade.key,
-            subprotocol=upgrade.subprotocol,
-            trailing=upgrade.trailing,
-            max_message_bytes=config.limits.max_message_bytes,
-            read_buffer_size=config.read_buffer_size,
-            before_read=conn._dispatcher.inbox.wait_for_room,
-        )
+            await self._live_over(offer, conn, deadline)
 
     async def _handle_request(self, request: CallersRequest, ticket: Ticket) -> None:
         ticket.head_complete()
         deadline = trio.current_time() + self._node.config.handshake_timeout
-        failures: list[Exception] = []
-        policy = attrs.evolve(self._policy, failed=failures.append)
         described = request.describe()
-        decision = await judge(described, policy)
-        await self._report(failures)
-        if not isinstance(decision, tuple):
-            await request.reject(decision)
-            return
-        identity, subprotocol = decision
-        conn = Connection(self._node, described, identity, subprotocol)
-        await self._live(
-            conn,
-            over_request(
+        decision: tuple[Identity, str | None] | HandshakeError | None = None
+        with self._limited(ticket.scope):
+            policy, failures = self._policy_and_failures()
+            decision = await judge(described, policy)
+            await self._report(failures)
+            if isinstance(decision, HandshakeError):
+                await request.reject(decision)
+        if isinstance(decision, tuple):
+            identity, subprotocol = decision
+            conn = Connection(self._node, described, identity, subprotocol)
+            offer = over_request(
                 request,
                 subprotocol=subprotocol,
                 max_message_bytes=self._node.config.limits.max_message_bytes,
                 before_read=conn._dispatcher.inbox.wait_for_room,
-            ),
-            deadline,
-        )
+            )
+            await self._live_over(offer, conn, deadline)
 
-    async def _live(self, conn: Connection, offer: AbstractAsyncContextManager[Offer], deadline: float) -> None:
-        async with offer as upgrade:
-            try:
-                with trio.fail_at(deadline):
-                    transport = await upgrade.accept()
-            except (TransportClosed, trio.TooSlowError):
+    async def _shake_hands(self, stream: trio.abc.Stream, ticket: Ticket) -> Upgrade | None:
+        policy, failures = self._policy_and_failures()
+        upgrade = await shake_hands(stream, policy, remote=remote_address(stream), head_complete=ticket.head_complete)
+        await self._report(failures)
+        return upgrade
+
+    def _policy_and_failures(self) -> tuple[HandshakePolicy, list[Exception]]:
+        """The policy for one handshake, and where it puts what ``authenticate`` raises."""
+        failures: list[Exception] = []
+        if self._policy.authenticate is None:
+            return self._policy, failures
+        return attrs.evolve(self._policy, failed=failures.append), failures
+
+    def _connection(self, upgrade: Upgrade) -> Connection:
+        return Connection(self._node, upgrade.request, upgrade.identity, upgrade.subprotocol)
+
+    async def _live_over(self, offers: AbstractAsyncContextManager[Offer], conn: Connection, deadline: float) -> None:
+        async with offers as offer:
+            transport: Transport | None = None
+            with self._limited(trio.CancelScope(deadline=deadline)), suppress(TransportClosed):
+                transport = await offer.accept()
+            if transport is None:
                 self._node.counters.reject("hangup")
-                return
-            if self._node.draining:
-                conn._drain()
-            await live(conn, transport)
+            else:
+                await live(conn, transport, deadline=self._drain.deadline)
 
     async def _report(self, failures: list[Exception]) -> None:
         for failure in failures:

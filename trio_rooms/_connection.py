@@ -8,13 +8,14 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import trio
 
 from ._boundary import own_cancellations_only, says_only_gone
-from ._context import enter_connection, in_handler
+from ._context import in_handler
 from ._dispatch import Dispatcher
 from ._errors import ConnectionGone, OutboxFull, UsageError
 from ._formats import FORMATS
@@ -39,21 +40,50 @@ T = TypeVar("T")
 class Connection:
     """One client. Given to handlers, hooks and middleware; not made by programs."""
 
+    # There are many of them, and most of the time most of them do nothing: what not each of them needs at any time is
+    # made when it is needed.
+    __slots__ = (
+        "__weakref__",
+        "_closed",
+        "_context",
+        "_dispatcher",
+        "_draining",
+        "_flushed",
+        "_format",
+        "_gone",
+        "_hooks",
+        "_logger",
+        "_memberships",
+        "_node",
+        "_nursery",
+        "_on_connect_begun",
+        "_over",
+        "_request",
+        "_sink",
+        "_tasks",
+        "_transport",
+        "_work",
+        "_writing",
+        "connected_at",
+        "id",
+        "identity",
+        "metadata",
+        "outbox",
+        "subprotocol",
+    )
+
     def __init__(self, node: Node, request: HandshakeRequest, identity: Identity, subprotocol: str | None) -> None:
         self.id: str = secrets.token_urlsafe(16)
         """A random id of 128 bits, never used again."""
         self.identity = identity
         """Who it is; decided by ``authenticate`` before the upgrade and fixed."""
-        self.metadata: dict[str, Any] = {}
-        """Yours; lives as long as the connection."""
         self.subprotocol = subprotocol
         """The negotiated subprotocol; None for the plain format."""
         self.connected_at: datetime = datetime.now(UTC)
         """When the upgrade was accepted, in UTC."""
-        self.logger: logging.LoggerAdapter[logging.Logger] = ConnectionLogger(
-            node.logger, {"connection": self.id, "user": identity.user}
-        )
-        """The manager's logger with ``connection`` and ``user`` as extra fields of each record."""
+        self.metadata: dict[str, Any] = {}
+        """Yours; lives as long as the connection."""
+        self._logger: logging.LoggerAdapter[logging.Logger] | None = None
         self._node = node
         self._request = request
         self._format = FORMATS[subprotocol]
@@ -68,32 +98,31 @@ class Connection:
         )
         self.outbox: Outbox = self._sink.outbox
         """The send channel to this client: bounded, and fed by rooms. For the library."""
-        self._context = contextvars.copy_context()
-        self._context.run(enter_connection, self)
-        self._hooks = HookQueue(
-            self,
-            node.registry.hooks,
-            node.errors,
-            node.grace,
-            timeout=config.hook_timeout,
-            spawn=lambda function: node.spawn(function, self._context),
-        )
+        self._context = contextvars.Context()  # until it lives, and then that of its task
+        self._hooks = HookQueue(self)
         self._memberships = Memberships(self)
         self._dispatcher = Dispatcher(self)
         self._transport: Transport | None = None
         self._nursery: trio.Nursery | None = None
         self._work = trio.CancelScope()
-        self._tasks: set[trio.CancelScope] = set()
+        self._tasks: set[trio.CancelScope] | None = None
         self._closed: Close | None = None
         self._gone: trio.Event | None = None
         self._over = False
         self._draining: Close | None = None
-        self._served = False
-        self._written = False
+        self._writing = True
+        self._flushed: trio.Event | None = None
         self._on_connect_begun = False
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} user={self.identity.user!r}{' closed' if self._closed else ''}>"
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """The manager's logger with ``connection`` and ``user`` as extra fields of each record."""
+        if self._logger is None:
+            self._logger = ConnectionLogger(self._node.logger, {"connection": self.id, "user": self.identity.user})
+        return self._logger
 
     @property
     def remote(self) -> str | None:
@@ -128,7 +157,7 @@ class Connection:
     @property
     def rooms(self) -> Mapping[str, Room]:
         """The rooms that it is in, by name, in the order of joining. A live view; copy it to keep it."""
-        return self._memberships.view
+        return MappingProxyType(self._memberships.rooms)
 
     @property
     def closed(self) -> Close | None:
@@ -303,8 +332,14 @@ class Connection:
 
     def _cancel_work(self, reason: str) -> None:
         self._work.cancel(reason=reason)
-        for scope in self._tasks:
+        for scope in self._tasks or ():
             scope.cancel(reason=reason)
+
+    def _limit(self, deadline: float) -> None:
+        """Cancel everything at ``deadline``."""
+        if self._nursery is not None:
+            scope = self._nursery.cancel_scope
+            scope.deadline = min(scope.deadline, deadline)
 
     def _cancel_all(self, reason: str) -> None:
         self._cancel_work(reason)
@@ -317,6 +352,8 @@ class Connection:
         self._nursery.start_soon(self._scoped, function, args)
 
     async def _scoped(self, function: Callable[..., Awaitable[Any]], args: tuple[object, ...]) -> None:
+        if self._tasks is None:
+            self._tasks = set()
         with trio.CancelScope() as scope:
             self._tasks.add(scope)
             if self._work.cancel_called:

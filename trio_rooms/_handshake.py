@@ -44,6 +44,9 @@ from ._wire.upgrade import (
 
 Authenticate = Callable[[HandshakeRequest], Awaitable[Identity | None]]
 
+# What everybody is where nobody is asked; frozen, so one serves all.
+_ANYBODY = Identity()
+
 # A refused peer gets this many seconds to take its response, and as many to hang up after it.
 _ANSWER_TIMEOUT = 1.0
 
@@ -260,7 +263,7 @@ def _not_found() -> HandshakeError:
 
 async def _authenticate(request: HandshakeRequest, policy: HandshakePolicy, deadline: float) -> Identity:
     if policy.authenticate is None:
-        return Identity()
+        return _ANYBODY
     identity: Identity | None = None
     try:
         # The scope stands inside the try: when the deadline strikes a nursery of the user's whose cleanup fails

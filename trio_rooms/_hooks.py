@@ -15,8 +15,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -26,7 +25,6 @@ import trio
 
 from ._boundary import own_cancellations_only
 from ._errors import AlreadyServing, HookTimeout, InternalError, UsageError
-from ._grace import Grace
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -143,31 +141,17 @@ _turns: ContextVar[frozenset[object]] = ContextVar("trio_rooms_hook_turns", defa
 
 
 class HookQueue:
-    """The line in which the hooks of one connection stand; see the module's theory.
+    """The line in which the hooks of one connection stand; see the module's theory."""
 
-    ``spawn`` starts the runner in a nursery that outlives the connection, in the connection's context.
-    """
+    __slots__ = ("_conn", "_current", "_deadline", "_idle", "_line", "_scope", "busy")
 
-    def __init__(
-        self,
-        conn: Connection,
-        hooks: Hooks,
-        reporter: ErrorReporter,
-        grace: Grace,
-        *,
-        timeout: float,
-        spawn: Callable[[Callable[[], Awaitable[None]]], None],
-    ) -> None:
+    def __init__(self, conn: Connection) -> None:
         self._conn = conn
-        self._hooks = hooks
-        self._reporter = reporter
-        self._grace = grace
-        self._timeout = timeout
-        self._spawn = spawn
-        self._line: deque[_Turn | _Call] = deque()
-        self._busy = False
+        self._line: list[_Turn | _Call] = []
+        self.busy = False
+        """Whether anybody is in the line, or has the turn."""
         self._current: object | None = None
-        self._idle = trio.lowlevel.ParkingLot()
+        self._idle: trio.lowlevel.ParkingLot | None = None
         self._deadline = math.inf
         self._scope: trio.CancelScope | None = None
 
@@ -182,26 +166,27 @@ class HookQueue:
         if self.inside:
             yield
             return
-        if self._busy:
+        if self.busy:
             await self._wait_turn()
-        self._busy = True
+        self.busy = True
         with self._entered():
             yield
 
     async def run(self, name: HookName, *args: object) -> None:
         """Call the hooks of an event, if any, in their turn; the first that raises ends it with its exception."""
-        if self._hooks[name]:
+        node = self._conn._node
+        if hooks := node.registry.hooks[name]:
             async with self.turn():
-                for hook in self._hooks[name]:
-                    await call_hook(hook, *args, timeout=self._timeout)
+                for hook in hooks:
+                    await call_hook(hook, *args, timeout=node.config.hook_timeout)
 
     def post(self, name: HookName, *args: object) -> None:
         """Have the hooks of an event called when their turn has come; what they raise is reported."""
-        for hook in self._hooks[name]:
+        for hook in self._conn._node.registry.hooks[name]:
             self._line.append(_Call(name, hook, args))
-        if self._line and not self._busy:
-            self._busy = True
-            self._spawn(self._run)
+        if self._line and not self.busy:
+            self.busy = True
+            self._spawn_runner()
 
     def limit(self, deadline: float) -> None:
         """From now on nothing takes longer than until ``deadline``; each hook is still called."""
@@ -212,8 +197,14 @@ class HookQueue:
     async def wait_idle(self) -> None:
         """Wait until nobody is in the line."""
         await trio.lowlevel.checkpoint()
-        while self._busy:
+        if self._idle is None:
+            self._idle = trio.lowlevel.ParkingLot()
+        while self.busy:
             await self._idle.park()
+
+    def _spawn_runner(self) -> None:
+        # In a nursery that outlives the connection.
+        self._conn._node.spawn(self._run, self._conn._context)
 
     async def _wait_turn(self) -> None:
         turn = _Turn(trio.lowlevel.current_task())
@@ -240,26 +231,28 @@ class HookQueue:
     async def _run(self) -> None:
         with self._entered():
             while self._line and isinstance(call := self._line[0], _Call):
-                self._line.popleft()
-                await self._reporter.call(self._conn, call.name, call.hook, *call.args, shield=self._shield)
+                del self._line[0]
+                await self._conn._node.errors.call(self._conn, call.name, call.hook, *call.args, shield=self._shield)
 
     @contextmanager
     def _shield(self) -> Iterator[trio.CancelScope]:
+        node = self._conn._node
         # A little longer than the hook's own timeout, so that it is this one that is seen to pass.
-        seconds = min(self._timeout + 1, self._deadline - trio.current_time())
-        with self._grace.shield(seconds) as self._scope:
+        seconds = min(node.config.hook_timeout + 1, self._deadline - trio.current_time())
+        with node.grace.shield(seconds) as self._scope:
             yield self._scope
         self._scope = None
 
     def _pass_on(self) -> None:
         """Give the turn to whoever is next."""
         if not self._line:
-            self._busy = False
-            self._idle.unpark_all()
+            self.busy = False
+            if self._idle is not None:
+                self._idle.unpark_all()
             return
         head = self._line[0]
         if isinstance(head, _Turn):
-            self._line.popleft()
+            del self._line[0]
             trio.lowlevel.reschedule(head.task)
         else:
-            self._spawn(self._run)
+            self._spawn_runner()

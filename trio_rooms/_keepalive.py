@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -26,17 +27,19 @@ async def keep_alive(
     interval: float,
     timeout: float,  # noqa: ASYNC109 - a setting, not the caller's patience
     rng: random.Random,
+    sleep_until: Callable[[float], Awaitable[object]] = trio.sleep_until,
 ) -> None:
     """Ping until the peer is dead; returns then, within ``interval + timeout`` of its last sign of life.
 
     The first ping comes at a random moment of the interval: connections that began together must not ping
     together. The interval's first tenth is left out: a peer that has just begun has just been heard.
+    ``sleep_until`` is where to sleep, for one that does it more cheaply than trio.
     """
     next_ping = trio.current_time() + interval * rng.uniform(0.1, 1)
     silent_since = math.inf
     while True:
         wake = min(next_ping, silent_since + timeout)
-        await trio.sleep_until(wake)
+        await sleep_until(wake)
         now = trio.current_time()
         if transport.last_heard >= silent_since or transport.paused:
             silent_since = math.inf

@@ -16,6 +16,8 @@ recorded code while the hooks that are due run.
 
 from __future__ import annotations
 
+import contextvars
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -34,23 +36,33 @@ if TYPE_CHECKING:
     from ._registry import ConnectionMiddleware
 
 
-async def live(conn: Connection, transport: Transport) -> None:
-    """Run a connection from its upgrade to its end. Raises nothing but cancellation from outside."""
+async def live(conn: Connection, transport: Transport, *, deadline: float = math.inf) -> None:
+    """Run a connection from its upgrade to its end, which is begun at ``deadline`` at the latest.
+
+    Raises nothing but cancellation from outside.
+    """
     token = enter_connection(conn)
+    conn._context = contextvars.copy_context()
     conn._transport = transport
     conn._node.counters.accepted += 1
     conn._node.add_connection(conn)
+    if conn._node.draining:
+        conn._drain()
     error: BaseException | None = None
     try:
         try:
             async with trio.open_nursery() as nursery:
+                if deadline < math.inf:
+                    nursery.cancel_scope.deadline = deadline
                 conn._nursery = nursery
-                nursery.start_soon(_read, conn, transport)
-                nursery.start_soon(_write, conn, transport)
-                nursery.start_soon(_watch, conn, transport)
+                # With names, as trio would make a string for each task.
+                nursery.start_soon(_read, conn, transport, name="trio_rooms reader")
+                nursery.start_soon(_write, conn, transport, name="trio_rooms writer")
+                nursery.start_soon(_watch, conn, transport, name="trio_rooms pinger")
                 try:
                     await _serve(conn)
-                    await _flush(conn, nursery)
+                    await _flush(conn, nursery.cancel_scope)
+                    nursery.cancel_scope.cancel(reason="all is written")
                 finally:
                     conn._nursery = None  # whoever still wants to start a task there is told ConnectionGone
         except* Exception as group:
@@ -104,16 +116,15 @@ async def _connected(conn: Connection) -> None:
     await conn._dispatcher.run()
 
 
-async def _flush(conn: Connection, nursery: trio.Nursery) -> None:
-    """Let the writer empty the outbox, for a bounded time; it cancels the nursery when it has."""
+async def _flush(conn: Connection, scope: trio.CancelScope) -> None:
+    """Let the writer empty the outbox, for a bounded time; then ``scope`` is cancelled."""
     conn._end(conn._draining or Close(1000))
     conn._cancel_work("the connection is closing")
     conn._sink.finish()
-    conn._served = True
-    if conn._written:
-        nursery.cancel_scope.cancel(reason="all is written")
-    nursery.cancel_scope.deadline = trio.current_time() + conn._node.config.close_timeout
-    await trio.sleep_forever()
+    scope.deadline = min(scope.deadline, trio.current_time() + conn._node.config.close_timeout)
+    if conn._writing:
+        conn._flushed = trio.Event()
+        await conn._flushed.wait()
 
 
 async def _read(conn: Connection, transport: Transport) -> None:
@@ -139,9 +150,9 @@ async def _write(conn: Connection, transport: Transport) -> None:
     except WriteTimedOut:
         conn._end(Close(1006, "a write timed out", "network"))
         conn._cancel_all("a write timed out")
-    conn._written = True
-    if conn._served and conn._nursery is not None:
-        conn._nursery.cancel_scope.cancel(reason="all is written")
+    conn._writing = False
+    if conn._flushed is not None:
+        conn._flushed.set()
 
 
 def _transport_ended(conn: Connection, close: Close) -> None:
@@ -164,6 +175,7 @@ async def _watch(conn: Connection, transport: Transport) -> None:
         interval=node.config.ping_interval,
         timeout=node.config.pong_timeout,
         rng=node.rng,
+        sleep_until=node.alarm.sleep_until,
     )
     if conn._end(Close(1006, "nothing was heard from the peer", "network")):
         node.counters.dead_peers += 1
@@ -181,11 +193,17 @@ async def _finish(conn: Connection, transport: Transport, error: BaseException |
     conn._sink.discard()
     node.remove_connection(conn)
     node.counters.absorb(conn.outbox)
+    # Posted before anything can wait: an on_error hook that hangs must not take on_disconnect with it.
+    if conn._on_connect_begun:
+        conn._hooks.post("on_disconnect", conn, close)
     try:
-        with node.grace.shield(max(node.config.close_timeout, node.config.hook_timeout)):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_close_transport, conn, transport, close)
-                await _run_last_hooks(conn, close, error)
+        if error is None and not conn._hooks.busy:
+            await _close_transport(conn, transport, close)
+        else:
+            with node.grace.shield(max(node.config.close_timeout, node.config.hook_timeout)):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_close_transport, conn, transport, close)
+                    await _run_last_hooks(conn, error)
     finally:
         node.counters.closed(close)
         conn._over = True
@@ -194,19 +212,14 @@ async def _finish(conn: Connection, transport: Transport, error: BaseException |
 
 
 async def _close_transport(conn: Connection, transport: Transport, close: Close) -> None:
-    with trio.move_on_after(conn._node.config.close_timeout):
-        if close.by == "network":
-            await transport.abort()
-        else:
+    if close.by != "network":
+        with conn._node.grace.shield(conn._node.config.close_timeout):
             await transport.close(close.code, close.reason)
     await transport.abort()
 
 
-async def _run_last_hooks(conn: Connection, close: Close, error: BaseException | None) -> None:
+async def _run_last_hooks(conn: Connection, error: BaseException | None) -> None:
     node = conn._node
-    # Posted before anything can wait: an on_error hook that hangs must not take on_disconnect with it.
-    if conn._on_connect_begun:
-        conn._hooks.post("on_disconnect", conn, close)
     conn._hooks.limit(trio.current_time() + node.config.hook_timeout)
     if error is not None:
         await node.errors.report(conn, error, "connection")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -75,11 +74,12 @@ class Place:
 class Memberships:
     """The rooms of one connection, and those it is joining."""
 
+    __slots__ = ("_conn", "_node", "_scoped", "joining", "rooms")
+
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
         self._node = conn._node
         self.rooms: dict[str, Room] = {}
-        self.view = MappingProxyType(self.rooms)
         self.joining: dict[str, Place] = {}
         self._scoped: dict[str, Joined] = {}
 

@@ -17,7 +17,7 @@ import trio
 from trio_rooms import Config, Limits
 from trio_rooms._handshake import HandshakePolicy, shake_hands
 from trio_rooms._wire.frames import make_frame
-from trio_rooms._wire.native import over_stream
+from trio_rooms._wire.native import NativeTransport
 from trio_rooms._wire.sink import Sink
 from trio_rooms._wire.transport import Transport, TransportClosed
 
@@ -94,21 +94,20 @@ async def _serve(stream: trio.abc.Stream) -> None:
         upgrade = await shake_hands(stream, _POLICY, head_complete=lambda: None)
         if upgrade is None:
             return
-        async with over_stream(
+        transport = NativeTransport(
             stream,
-            key=upgrade.key,
-            subprotocol=upgrade.subprotocol,
             trailing=upgrade.trailing,
             max_message_bytes=_MAX_MESSAGE,
             max_fragments=_CONFIG.limits.max_fragments,
             message_timeout=math.inf,
             read_buffer_size=_CONFIG.read_buffer_size,
             before_read=_at_once,
-        ) as offer:
-            try:
-                await _echo(await offer.accept())
-            except* TransportClosed:
-                pass  # gone in the middle of something: nobody is left to be answered
+        )
+        try:
+            await transport.accept(upgrade.key, upgrade.subprotocol)
+            await _echo(transport)
+        except* TransportClosed:
+            pass  # gone in the middle of something: nobody is left to be answered
 
 
 async def _at_once() -> None:

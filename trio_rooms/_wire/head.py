@@ -2,22 +2,28 @@
 
 The head is collected up to its blank line, with the limits checked as early as each can be known:
 bytes on every read, the length of the request line while it is still coming, single headers once
-the head is complete. Only then h11 parses it and judges its syntax. The bytes that follow the head
-belong to the WebSocket (RFC 6455 lets a client send frames as soon as it has seen the 101, and
-nothing stops it from sending them sooner), so they are handed on and never dropped.
+the head is complete. Only then is it parsed and its syntax judged, by h11 unless it is a usual one
+(see ``usual_head``). The bytes that follow the head belong to the WebSocket (RFC 6455 lets a client
+send frames as soon as it has seen the 101, and nothing stops it from sending them sooner), so they
+are handed on and never dropped.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
+import attrs
 import h11
 import trio
 
 from .._config import Limits
+from .ending import GONE
 from .headers import Headers
+from .input import input_of
 from .request import HandshakeRequest
+from .usual_head import Fields, parse_usual
 
 #: Why a handshake was not completed: a fixed set, fit to be the label of a metric.
 Reason = Literal[
@@ -77,7 +83,7 @@ class Hangup(Exception):
 
 
 async def read_head(
-    stream: trio.abc.ReceiveStream, limits: Limits, *, remote: tuple[str, int] | None = None
+    stream: trio.abc.Stream, limits: Limits, *, remote: tuple[str, int] | None = None
 ) -> tuple[HandshakeRequest, bytes]:
     """Read a request head; return it and the bytes already read that stand behind it.
 
@@ -89,9 +95,10 @@ async def read_head(
             ``max_headers`` or ``max_header_line``.
         Hangup: the stream ended or broke before the head was complete, or TLS arrived on a plain port.
     """
+    read = input_of(stream)
     buffer = bytearray()
     while True:
-        data = await _receive(stream, limits.max_header_bytes + 1 - len(buffer))
+        data = await _receive(read, limits.max_header_bytes + 1 - len(buffer))
         search_from = max(0, len(buffer) - 2)
         buffer += data
         _check_start(buffer, limits)
@@ -99,19 +106,19 @@ async def read_head(
         if (end.end() if end else len(buffer)) > limits.max_header_bytes:
             raise _headers_too_large()
         if end:
-            event = _parse(bytes(buffer[: end.end()]))
-            _check_limits(event, limits)
-            return _make_request(event, remote), bytes(buffer[end.end() :])
+            head = _parse(bytes(buffer[: end.end()]))
+            _check_limits(head, limits)
+            return _make_request(head, remote), bytes(buffer[end.end() :])
 
 
-async def _receive(stream: trio.abc.ReceiveStream, max_bytes: int) -> bytes:
+async def _receive(read: Callable[[int], Awaitable[bytes | bytearray]], max_bytes: int) -> bytes | bytearray:
     try:
-        data = await stream.receive_some(max_bytes)
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        data = await read(max_bytes)
+    except GONE as exc:
         raise Hangup("reset") from exc
     if not data:
         raise Hangup("eof")
-    return bytes(data)
+    return data
 
 
 def _check_start(buffer: bytearray, limits: Limits) -> None:
@@ -126,7 +133,20 @@ def _check_start(buffer: bytearray, limits: Limits) -> None:
         raise _target_too_long()
 
 
-def _parse(head: bytes) -> h11.Request:
+@attrs.frozen
+class _Head:
+    """A well-formed head."""
+
+    method: bytes
+    target: bytes
+    http_version: bytes
+    fields: Fields
+
+
+def _parse(head: bytes) -> _Head:
+    usual = parse_usual(head)
+    if usual is not None:
+        return _Head(b"GET", usual[0], b"1.1", usual[1])
     # h11 refuses these bytes too, but takes quadratic time if many blanks stand before one: 0.8 s for 16 KiB.
     if _NEVER_VALID.search(head):
         raise _bad("not a well-formed HTTP request")
@@ -137,28 +157,29 @@ def _parse(head: bytes) -> h11.Request:
     except h11.RemoteProtocolError as exc:
         raise _bad("not a well-formed HTTP request") from exc
     assert isinstance(event, h11.Request), "h11 ends a head at the same blank line as _END"
-    return event
+    return _Head(event.method, event.target, event.http_version, event.headers.raw_items())
 
 
-def _check_limits(event: h11.Request, limits: Limits) -> None:
-    if len(event.target) > limits.max_target_bytes:
+def _check_limits(head: _Head, limits: Limits) -> None:
+    if len(head.target) > limits.max_target_bytes:
         raise _target_too_long()
-    if len(event.headers) > limits.max_headers:
+    if len(head.fields) > limits.max_headers:
         raise _headers_too_large()
-    if any(len(name) + len(value) > limits.max_header_line for name, value in event.headers):
-        raise _headers_too_large()
-    if not event.http_version.startswith(b"1."):
+    for name, value in head.fields:
+        if len(name) + len(value) > limits.max_header_line:
+            raise _headers_too_large()
+    if not head.http_version.startswith(b"1."):
         # The preface of HTTP/2 looks like such a request (RFC 9113 section 3.4).
         raise _bad("only HTTP/1.1 is spoken here")
 
 
-def _make_request(event: h11.Request, remote: tuple[str, int] | None) -> HandshakeRequest:
-    # h11 lets only ASCII into the method and the target.
+def _make_request(head: _Head, remote: tuple[str, int] | None) -> HandshakeRequest:
+    # Only ASCII is let into the method and the target.
     return HandshakeRequest(
-        method=event.method.decode("ascii"),
-        target=event.target.decode("ascii"),
-        headers=Headers(event.headers),
-        http_version=event.http_version.decode("ascii"),
+        method=head.method.decode("ascii"),
+        target=head.target.decode("ascii"),
+        headers=Headers(head.fields),
+        http_version=head.http_version.decode("ascii"),
         remote=None if remote is None else remote[0],
         remote_port=None if remote is None else remote[1],
     )

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import final
+from typing import TypeVar, final, overload
 
 import attrs
+
+T = TypeVar("T")
 
 Pairs = tuple[tuple[bytes, bytes], ...]
 
 _CREDENTIALS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+_NOT_PRINTABLE = re.compile(rb"[^\x20-\x7e\t\n\0]")
 
 
-def _lower_names(pairs: Iterable[tuple[bytes, bytes]]) -> Pairs:
-    return tuple((bytes(name).lower(), bytes(value)) for name, value in pairs)
+def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """One block: a line feed before each name, which no header may hold, and a zero between name and value."""
+    lines = [b"\n%b\0%b" % (bytes(name).lower(), bytes(value)) for name, value in pairs]
+    block = b"".join(lines)
+    if block.count(b"\n") != len(lines):
+        raise ValueError("a header holds a line feed")  # RFC 9110 section 5.5
+    return block
 
 
 @final
@@ -26,23 +35,52 @@ class Headers(Mapping[str, str]):
     "; " (RFC 9113 section 8.2.3); :meth:`getlist` gives the single values. Names are iterated in lower case, in
     the order in which they first came.
 
-    One tuple of pairs is all that is kept, since it lives as long as the connection; a look-up walks it, and
-    ``limits.max_headers`` bounds its length.
+    They live as long as the connection, so one block of bytes is all that is kept, and a look-up searches it:
+    ``limits.max_header_bytes`` bounds its length.
     """
 
-    raw: Pairs = attrs.field(default=(), converter=_lower_names)
-    """The pairs of lower-case name and value as they came, in their order."""
+    _block: bytes = attrs.field(default=b"", converter=_joined, alias="raw")
+
+    @property
+    def raw(self) -> Pairs:
+        """The pairs of lower-case name and value as they came, in their order."""
+        lines = self._block.split(b"\n")[1:]
+        return tuple((name, value) for name, _, value in (line.partition(b"\0") for line in lines))
+
+    @property
+    def printable(self) -> bool:
+        """Whether all of it is printable ASCII, blanks and tabs included."""
+        block = self._block
+        return _NOT_PRINTABLE.search(block) is None and block.count(b"\0") == block.count(b"\n")
 
     def getlist(self, name: str) -> list[str]:
         """Each value that was sent under this name, in order; empty if there is none."""
-        key = _encode(name)
-        return [value.decode("latin-1") for other, value in self.raw if other == key]
+        block, key = self._block, _key(name)
+        values = []
+        start = block.find(key)
+        while start >= 0:
+            start += len(key)
+            end = block.find(b"\n", start)
+            values.append(block[start : end if end >= 0 else len(block)].decode("latin-1"))
+            start = block.find(key, start)
+        return values
 
     def __getitem__(self, name: str) -> str:
         values = self.getlist(name)
         if not values:
             raise KeyError(name)
         return ("; " if name.lower() == "cookie" else ", ").join(values)
+
+    @overload
+    def get(self, key: str, /) -> str | None: ...
+    @overload
+    def get(self, key: str, /, default: T) -> str | T: ...
+    def get(self, key: str, /, default: T | None = None) -> str | T | None:
+        """The value of a header, or ``default``; what is missing costs no exception."""
+        return self[key] if key in self else default  # noqa: SIM401 - which would call this
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _key(name) in self._block
 
     def __iter__(self) -> Iterator[str]:
         return (name.decode("latin-1") for name in dict(self.raw))
@@ -62,9 +100,9 @@ class Headers(Mapping[str, str]):
         return f"Headers({shown!r})"
 
 
-def _encode(name: str) -> bytes:
+def _key(name: str) -> bytes:
     # A name outside latin-1 is in no request: it has to miss, not to raise UnicodeEncodeError.
-    return name.lower().encode("latin-1", "replace")
+    return b"\n%b\0" % name.lower().encode("latin-1", "replace")
 
 
 def parse_cookies(headers: Mapping[str, str]) -> dict[str, str]:

@@ -11,12 +11,9 @@ may be written after a write that was cut short is the output's business (see ``
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -26,8 +23,7 @@ from .input import input_of
 from .output import output_of
 from .reader import Event, FrameReader, Ping, Pong
 from .transport import Close, TransportClosed
-
-_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+from .upgrade import switching_protocols
 
 # One read may bring thousands of messages; others get their turn after this many.
 _MESSAGES_PER_TURN = 32
@@ -42,7 +38,32 @@ _LOST = Close(1006, "", "network")
 
 
 class NativeTransport:
-    """A :class:`~trio_rooms._wire.transport.Transport` over a stream whose upgrade is done."""
+    """A :class:`~trio_rooms._wire.transport.Transport` over a stream whose request was judged valid.
+
+    The stream is the caller's to close, for the case that nobody comes to close the transport.
+    """
+
+    __slots__ = (
+        "_before_read",
+        "_close_sent",
+        "_closed",
+        "_events",
+        "_message_deadline",
+        "_message_timeout",
+        "_output",
+        "_ping_sent",
+        "_pings",
+        "_pongs_due",
+        "_read",
+        "_read_buffer_size",
+        "_reader",
+        "_stream",
+        "_taken",
+        "last_heard",
+        "on_control",
+        "paused",
+        "rtt",
+    )
 
     def __init__(
         self,
@@ -74,6 +95,10 @@ class NativeTransport:
         self.last_heard: float = trio.current_time()
         self.paused: bool = False
         self.rtt: float | None = None
+
+    async def accept(self, key: str, subprotocol: str | None) -> None:
+        """Send the 101. Raises :exc:`TransportClosed` if the peer has gone before it was out."""
+        await self._write(switching_protocols(key, subprotocol))
 
     async def receive(self) -> str | bytes:
         """The next message; handles the control frames in front of it."""
@@ -234,61 +259,3 @@ class NativeTransport:
 
 def _nothing() -> None:
     """What ``on_control`` is until somebody sets it."""
-
-
-class NativeOffer:
-    """An upgrade that may be accepted; made by :func:`over_stream`."""
-
-    def __init__(self, stream: trio.abc.Stream, answer: bytes, make: Callable[[], NativeTransport]) -> None:
-        self._stream = stream
-        self._answer = answer
-        self._make = make
-
-    async def accept(self) -> NativeTransport:
-        """Send the 101. Raises :exc:`TransportClosed` if the peer has gone before it was out."""
-        try:
-            await self._stream.send_all(self._answer)
-        except GONE:
-            raise TransportClosed(Close(1006, "gone before the upgrade", "network")) from None
-        return self._make()
-
-
-@asynccontextmanager
-async def over_stream(
-    stream: trio.abc.Stream,
-    *,
-    key: str,
-    subprotocol: str | None,
-    trailing: bytes,
-    max_message_bytes: int,
-    max_fragments: int,
-    message_timeout: float,
-    read_buffer_size: int,
-    before_read: Callable[[], Awaitable[None]],
-) -> AsyncIterator[NativeOffer]:
-    """Offer the upgrade of ``stream``, whose request was judged valid. Owns the stream and closes it."""
-
-    def make() -> NativeTransport:
-        return NativeTransport(
-            stream,
-            trailing=trailing,
-            max_message_bytes=max_message_bytes,
-            max_fragments=max_fragments,
-            message_timeout=message_timeout,
-            read_buffer_size=read_buffer_size,
-            before_read=before_read,
-        )
-
-    try:
-        yield NativeOffer(stream, _switching_protocols(key, subprotocol), make)
-    finally:
-        await close_now(stream)  # noqa: ASYNC102 - it shields itself
-
-
-def _switching_protocols(key: str, subprotocol: str | None) -> bytes:
-    accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
-    chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
-    return (
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Accept: {accept}\r\n{chosen}\r\n"
-    ).encode("ascii")

@@ -61,7 +61,9 @@ class HandshakeRequest:
     @property
     def subprotocols(self) -> tuple[str, ...]:
         """The subprotocols that the client offers, the preferred one first (RFC 6455 section 4.1)."""
-        offered = self.headers.get("sec-websocket-protocol", "").split(",")
+        if "sec-websocket-protocol" not in self.headers:
+            return ()
+        offered = self.headers["sec-websocket-protocol"].split(",")
         return tuple(stripped for name in offered if (stripped := name.strip()))
 
     @property

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from .._config import Limits
 from .head import HandshakeError
+from .headers import Headers
 from .request import HandshakeRequest
 
 #: "same": Origin equals Host; None: any; else patterns such as "https://app.example.com", "https://*.example.com".
 AllowedOrigins = Literal["same"] | Sequence[str] | None
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 _INTERPRETED = frozenset({b"host", b"connection", b"upgrade", b"origin"})
 _NOT_PRINTABLE = re.compile(rb"[^\x20-\x7e\t]")
@@ -44,16 +48,15 @@ def check_upgrade(request: HandshakeRequest, limits: Limits) -> str:
     Raises HandshakeError: 426 for a version other than 13, 400 for every other fault.
     """
     headers = request.headers
-    for name, value in headers.raw:
-        if (name in _INTERPRETED or name.startswith(b"sec-websocket-")) and _NOT_PRINTABLE.search(value):
-            raise _bad("an interpreted header holds a byte that is not printable ASCII")
+    if not (headers.printable or _interpreted_are_printable(headers)):
+        raise _bad("an interpreted header holds a byte that is not printable ASCII")
     if request.method != "GET" or request.http_version != "1.1":
         raise _bad("a WebSocket handshake is a GET request of HTTP/1.1")
     if "websocket" not in _tokens(headers.get("upgrade", "")):
         raise _bad("the Upgrade header must name websocket")
     if "upgrade" not in _tokens(headers.get("connection", "")):
         raise _bad("the Connection header must name Upgrade")
-    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+    if ("content-length" in headers and headers["content-length"] != "0") or "transfer-encoding" in headers:
         # What stands behind the head is taken for frames; with a body, two readers could disagree on that.
         raise _bad("a WebSocket handshake has no body")
     if headers.get("sec-websocket-version") != "13":
@@ -72,6 +75,16 @@ def check_upgrade(request: HandshakeRequest, limits: Limits) -> str:
     return key
 
 
+def switching_protocols(key: str, subprotocol: str | None) -> bytes:
+    """The 101 that answers a handshake (RFC 6455 section 4.2.2)."""
+    accept = base64.b64encode(hashlib.sha1(key.encode("ascii") + _GUID, usedforsecurity=False).digest())
+    chosen = b"" if subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode("ascii")
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (accept, chosen)
+    )
+
+
 def choose_subprotocol(offered: Iterable[str], supported: Sequence[str]) -> str | None:
     """The first of the client's offers that is supported; None if none is. Names are compared exactly."""
     return next((name for name in offered if name in supported), None)
@@ -88,7 +101,7 @@ def origin_allowed(request: HandshakeRequest, allowed: AllowedOrigins) -> bool:
     - Patterns: scheme, host and port must be equal; a host of ``*.example.com`` stands for one label or more in
       front of ``.example.com``, hence not for ``example.com`` nor for ``evil-example.com``.
     """
-    if request.origin is None or allowed is None:
+    if allowed is None or request.origin is None:
         return True
     origin = _parse_origin(request.origin)
     if origin is None:
@@ -115,6 +128,13 @@ def check_origins(allowed: AllowedOrigins) -> None:
 
 def _bad(message: str) -> HandshakeError:
     return HandshakeError(400, "BAD_REQUEST", message, reason="bad_request")
+
+
+def _interpreted_are_printable(headers: Headers) -> bool:
+    return not any(
+        (name in _INTERPRETED or name.startswith(b"sec-websocket-")) and _NOT_PRINTABLE.search(value)
+        for name, value in headers.raw
+    )
 
 
 def _tokens(value: str) -> list[str]:
