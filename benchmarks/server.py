@@ -164,7 +164,7 @@ def tune_gc() -> None:
     """What ``manager.run`` does for the garbage collector of a process that it owns."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(10_000, 2, 500)
 
 
 def make_manager(features: set[str], collections: Collections) -> Manager:

@@ -153,7 +153,7 @@ class Manager(Registrar):
           host, port, path, allowed_origins: As for :meth:`serve`.
           on_listening: Called once with the server.
           tune_gc: Tune Python's cyclic garbage collector before ``on_listening`` is called: what is there by then is
-            frozen, the thresholds are raised to 20000, 20, 50 where they were lower. When ``run`` ends, the
+            frozen, the thresholds are 10000, 2, 500 unless the first was higher or 0. When ``run`` ends, the
             thresholds are what they were and all is unfrozen, also what the program itself had frozen. False leaves
             the collector alone.
         """

@@ -26,12 +26,16 @@ def why_not_a_room(name: object, *, max_bytes: int) -> str | None:
         return f"a room's name has at most {max_bytes} bytes"
     if name.startswith("$"):
         return "names with a leading $ are the library's"
-    if any(not part for part in name.split(".")):
+    if "" in name.split("."):
         return "a room's name has no empty part between dots"
-    if any(_is_forbidden(character) for character in name):
+    if not _RESERVED.isdisjoint(name) or (not _is_plain(name) and any(map(_is_forbidden, name))):
         return "the room's name holds a character that is not allowed"
     return None
 
 
+def _is_plain(name: str) -> bool:
+    return name.isascii() and name.isprintable()
+
+
 def _is_forbidden(character: str) -> bool:
-    return character in _RESERVED or character in _DECEPTIVE or unicodedata.category(character) == "Cc"
+    return character in _DECEPTIVE or unicodedata.category(character) == "Cc"

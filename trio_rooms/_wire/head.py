@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import attrs
 import h11
 import trio
 
@@ -133,8 +132,7 @@ def _check_start(buffer: bytearray, limits: Limits) -> None:
         raise _target_too_long()
 
 
-@attrs.frozen
-class _Head:
+class _Head(NamedTuple):
     """A well-formed head."""
 
     method: bytes
