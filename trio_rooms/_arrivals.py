@@ -6,8 +6,9 @@ reaches the accept loop or another connection.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from types import TracebackType
 from typing import Any, Literal, TypeVar
 
 import attrs
@@ -120,16 +121,11 @@ class Arrivals:
             if not self._open:
                 self._empty.unpark_all()
 
-    @contextmanager
-    def _limited(self, scope: trio.CancelScope) -> Iterator[trio.CancelScope]:
-        """Enter a scope that :meth:`limit` reaches."""
-        scope.deadline = min(scope.deadline, self._drain.deadline)
-        self._scopes.add(scope)
-        try:
-            with scope:
-                yield scope
-        finally:
-            self._scopes.discard(scope)
+    def _limited(self, scope: trio.CancelScope) -> _Limited:
+        """To enter a scope that :meth:`limit` reaches."""
+        if self._drain.deadline < scope.deadline:
+            scope.deadline = self._drain.deadline
+        return _Limited(scope, self._scopes)
 
     async def _turn_away(self, stream: trio.abc.Stream) -> None:
         if self._turning_away >= _MAX_TURNING_AWAY:
@@ -251,13 +247,33 @@ class Arrivals:
             await self._node.errors.report(None, failure, "authenticate")
 
 
+class _Limited:
+    """A cancel scope that is among others while the block runs; a generator would cost more than the scope."""
+
+    __slots__ = ("_among", "_scope")
+
+    def __init__(self, scope: trio.CancelScope, among: set[trio.CancelScope]) -> None:
+        self._scope = scope
+        self._among = among
+
+    def __enter__(self) -> trio.CancelScope:
+        self._among.add(self._scope)
+        return self._scope.__enter__()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self._among.discard(self._scope)
+        return self._scope.__exit__(exc_type, exc, traceback)
+
+
 def remote_address(stream: trio.abc.Stream) -> tuple[str, int] | None:
     """Host and port of the peer, if the stream is one of TCP, with TLS or without."""
     inner: Any = stream
-    if isinstance(inner, trio.SSLStream):
-        inner = inner.transport_stream
     if not isinstance(inner, trio.SocketStream):
-        return None
+        inner = inner.transport_stream if isinstance(inner, trio.SSLStream) else None
+        if not isinstance(inner, trio.SocketStream):
+            return None
     try:
         name = inner.socket.getpeername()
     except OSError:

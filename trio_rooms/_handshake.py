@@ -182,7 +182,7 @@ async def _negotiate(
     deadline = trio.current_time() + policy.config.handshake_timeout
     head_only = False
     try:
-        request, trailing = await _read_head(stream, policy, deadline, remote)
+        request, trailing = await read_head(stream, policy.config.limits, deadline=deadline, remote=remote)
         head_complete()
         head_only = request.method == "HEAD"
         _check_refusing(policy)
@@ -199,14 +199,6 @@ async def _negotiate(
         return error_response(error.status, error.code, error.message, headers=error.headers, head_only=head_only)
     subprotocol = choose_subprotocol(request.subprotocols, policy.subprotocols)
     return Upgrade(request, key, subprotocol, identity, trailing)
-
-
-async def _read_head(
-    stream: trio.abc.Stream, policy: HandshakePolicy, deadline: float, remote: tuple[str, int] | None
-) -> tuple[HandshakeRequest, bytes]:
-    with trio.move_on_at(deadline):
-        return await read_head(stream, policy.config.limits, remote=remote)
-    raise HandshakeError(408, "TIMEOUT", "the request did not arrive in time", reason="timeout")
 
 
 def _check_refusing(policy: HandshakePolicy) -> None:

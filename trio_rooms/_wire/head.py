@@ -10,8 +10,8 @@ are handed on and never dropped.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple
 
 import h11
@@ -20,7 +20,7 @@ import trio
 from .._config import Limits
 from .ending import GONE
 from .headers import Headers
-from .input import input_of
+from .input import input_of, look
 from .request import HandshakeRequest
 from .usual_head import Fields, parse_usual
 
@@ -82,22 +82,25 @@ class Hangup(Exception):
 
 
 async def read_head(
-    stream: trio.abc.Stream, limits: Limits, *, remote: tuple[str, int] | None = None
+    stream: trio.abc.Stream,
+    limits: Limits,
+    *,
+    deadline: float = math.inf,
+    remote: tuple[str, int] | None = None,
 ) -> tuple[HandshakeRequest, bytes]:
     """Read a request head; return it and the bytes already read that stand behind it.
 
-    At most ``limits.max_header_bytes + 1`` bytes are read, so the second part is bounded too. There is no
-    deadline in here, the caller owns it; after a cancel, bytes of the stream are lost and it can only be closed.
+    At most ``limits.max_header_bytes + 1`` bytes are read, so the second part is bounded too. After a cancel, bytes of
+    the stream are lost and it can only be closed. A checkpoint only if it has to wait.
 
     Raises:
-        HandshakeError: 400 not a well-formed HTTP/1 request; 414 ``max_target_bytes``; 431 ``max_header_bytes``,
-            ``max_headers`` or ``max_header_line``.
+        HandshakeError: 400 not a well-formed HTTP/1 request; 408 not complete at ``deadline``; 414
+            ``max_target_bytes``; 431 ``max_header_bytes``, ``max_headers`` or ``max_header_line``.
         Hangup: the stream ended or broke before the head was complete, or TLS arrived on a plain port.
     """
-    read = input_of(stream)
     buffer = bytearray()
     while True:
-        data = await _receive(read, limits.max_header_bytes + 1 - len(buffer))
+        data = await _receive(stream, limits.max_header_bytes + 1 - len(buffer), deadline)
         search_from = max(0, len(buffer) - 2)
         buffer += data
         _check_start(buffer, limits)
@@ -110,9 +113,14 @@ async def read_head(
             return _make_request(head, remote), bytes(buffer[end.end() :])
 
 
-async def _receive(read: Callable[[int], Awaitable[bytes | bytearray]], max_bytes: int) -> bytes | bytearray:
+async def _receive(stream: trio.abc.Stream, max_bytes: int, deadline: float) -> bytes | bytearray:
     try:
-        data = await read(max_bytes)
+        data: bytes | bytearray | None = look(stream, max_bytes)
+        if data is None:
+            with trio.move_on_at(deadline):
+                data = await input_of(stream)(max_bytes)
+        if data is None:
+            raise HandshakeError(408, "TIMEOUT", "the request did not arrive in time", reason="timeout")
     except GONE as exc:
         raise Hangup("reset") from exc
     if not data:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import TypeVar, final, overload
 
 import attrs
@@ -61,14 +62,22 @@ class Headers(Mapping[str, str]):
         while start >= 0:
             start += len(key)
             end = block.find(b"\n", start)
-            values.append(block[start : end if end >= 0 else len(block)].decode("latin-1"))
-            start = block.find(key, start)
+            if end < 0:
+                values.append(block[start:].decode("latin-1"))
+                break
+            values.append(block[start:end].decode("latin-1"))
+            start = block.find(key, end)
         return values
 
     def __getitem__(self, name: str) -> str:
         values = self.getlist(name)
         if not values:
             raise KeyError(name)
+        return self._join(name, values)
+
+    def _join(self, name: str, values: list[str]) -> str:
+        if len(values) == 1:
+            return values[0]
         return ("; " if name.lower() == "cookie" else ", ").join(values)
 
     @overload
@@ -77,7 +86,8 @@ class Headers(Mapping[str, str]):
     def get(self, key: str, /, default: T) -> str | T: ...
     def get(self, key: str, /, default: T | None = None) -> str | T | None:
         """The value of a header, or ``default``; what is missing costs no exception."""
-        return self[key] if key in self else default  # noqa: SIM401 - which would call this
+        values = self.getlist(key)
+        return self._join(key, values) if values else default
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and _key(name) in self._block
@@ -100,6 +110,7 @@ class Headers(Mapping[str, str]):
         return f"Headers({shown!r})"
 
 
+@lru_cache(maxsize=128)  # each handshake looks for the same few names
 def _key(name: str) -> bytes:
     # A name outside latin-1 is in no request: it has to miss, not to raise UnicodeEncodeError.
     return b"\n%b\0" % name.lower().encode("latin-1", "replace")

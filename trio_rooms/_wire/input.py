@@ -24,6 +24,22 @@ def input_of(stream: trio.abc.Stream) -> Callable[[int], Awaitable[bytes | bytea
     return stream.receive_some
 
 
+def look(stream: trio.abc.Stream, max_bytes: int) -> bytes | None:
+    """What can be read without waiting; None if that is nothing, or if only waiting would tell.
+
+    For the first bytes of a connection, which in most cases are there when it is accepted. Empty bytes are the end of
+    the stream. Raises what is in ``ending.GONE``.
+    """
+    if isinstance(stream, trio.SocketStream) and sys.platform != "win32":
+        descriptor = stream.socket.fileno()
+        if descriptor >= 0:
+            try:
+                return os.read(descriptor, max_bytes)
+            except BlockingIOError:
+                pass
+    return None
+
+
 class _SocketInput:
     __slots__ = ("_socket",)
 

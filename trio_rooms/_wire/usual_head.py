@@ -15,11 +15,14 @@ Fields = list[tuple[bytes, bytes]]
 
 # Each part ends with a byte that cannot be in it, so a match takes linear time.
 _USUAL: Final = re.compile(
-    rb"GET ([!-~]+) HTTP/1\.1\r\n"
-    rb"((?:[-!#$%&'*+.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)+)\r\n"
+    rb"GET ([!-~]+) HTTP/1\.1(\r\n(?:[-!#$%&'*+.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)+)\r\n"
 )
+# Of a usual head. A run of blanks is looked at twice at most: no time that grows with its square.
+_FIELD: Final = re.compile(rb"([^:\r\n]+):[ \t]*((?:[^ \t\r]+(?:[ \t]+[^ \t\r]+)*)?)[ \t]*\r\n")
 # With a body, or more than one Host, a head may be refused; that is left to h11.
-_OF_A_BODY: Final = frozenset((b"content-length", b"transfer-encoding"))
+_HOST: Final = b"\nhost:"
+_LENGTH: Final = b"\ncontent-length:"
+_ENCODING: Final = b"\ntransfer-encoding:"
 
 
 def parse_usual(head: bytes) -> tuple[bytes, Fields] | None:
@@ -28,14 +31,7 @@ def parse_usual(head: bytes) -> tuple[bytes, Fields] | None:
     if match is None:
         return None
     target, block = match.groups()
-    fields = []
-    hosts = 0
-    for line in block.split(b"\r\n")[:-1]:
-        name, _, value = line.partition(b":")
-        name = name.lower()
-        if name == b"host":
-            hosts += 1
-        elif name in _OF_A_BODY:
-            return None
-        fields.append((name, value.strip(b" \t")))
-    return (target, fields) if hosts == 1 else None
+    names = block.lower()
+    if names.count(_HOST) != 1 or _LENGTH in names or _ENCODING in names:
+        return None
+    return target, [(name.lower(), value) for name, value in _FIELD.findall(block)]
