@@ -31,6 +31,7 @@ _DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _PAUSE = 0.1  # seconds without accepting when a client could not even be turned away
 _LOG_INTERVAL = 60.0  # seconds from one report of refused clients to the next
 _BIND_ATTEMPTS = 10
+_TASK_NAME = "trio_rooms connection"
 
 
 async def accept_forever(
@@ -68,7 +69,8 @@ async def accept_forever(
                         await trio.sleep(_PAUSE)
                         spare.refill()
                 else:
-                    handler_nursery.start_soon(handle, stream)
+                    # With a name, as trio would make a string for each task.
+                    handler_nursery.start_soon(handle, stream, name=_TASK_NAME)
 
 
 async def open_listeners(host: str | None, port: int, *, backlog: int | None = None) -> list[trio.SocketListener]:

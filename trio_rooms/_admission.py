@@ -25,10 +25,13 @@ class Ticket:
     """A place among the open connections, from accept to the end; made by :meth:`Admission.admit`."""
 
     _admission: Admission
-    scope: trio.CancelScope
-    """As given to :meth:`Admission.admit`."""
     pushed_out: bool = attrs.field(default=False, init=False)
     """Whether the handshake was cancelled in favour of newer ones."""
+
+    @property
+    def scope(self) -> trio.CancelScope:
+        """As given to :meth:`Admission.admit`, until the request is complete."""
+        return self._admission._pending[self]
 
     def head_complete(self) -> None:
         """The request has been read: from now on nobody pushes this connection out. Idempotent."""
@@ -55,7 +58,7 @@ class Admission:
         self._max_pending = max_pending_handshakes
         self._open: set[Ticket] = set()
         # Oldest first. Not a dict: that takes longer and longer to find its first key when the first is removed often.
-        self._pending: OrderedDict[Ticket, None] = OrderedDict()
+        self._pending: OrderedDict[Ticket, trio.CancelScope] = OrderedDict()
         self._leaving = 0
         self.pushed_out = 0
         """Handshakes that were cancelled in favour of newer ones."""
@@ -81,9 +84,9 @@ class Admission:
         if self._is_full() and not self._make_place():
             self.refused += 1
             return None
-        ticket = Ticket(self, scope)
+        ticket = Ticket(self)
         self._open.add(ticket)
-        self._pending[ticket] = None
+        self._pending[ticket] = scope
         if len(self._pending) > self._max_pending:
             self._push_out_oldest()
         return ticket
@@ -98,11 +101,11 @@ class Admission:
         return True
 
     def _push_out_oldest(self) -> None:
-        ticket, _ = self._pending.popitem(last=False)
+        ticket, scope = self._pending.popitem(last=False)
         ticket.pushed_out = True
         self._leaving += 1
         self.pushed_out += 1
-        ticket.scope.cancel(reason="pushed out by newer handshakes")
+        scope.cancel(reason="pushed out by newer handshakes")
 
     def _release(self, ticket: Ticket) -> None:
         if ticket not in self._open:

@@ -157,7 +157,6 @@ class Arrivals:
             upgrade = await self._shake_hands(stream, ticket)
             if upgrade is None:
                 return None
-            scope.deadline = min(scope.deadline, deadline)
             with suppress(TransportClosed):
                 conn = self._connection(upgrade)
                 transport = NativeTransport(
@@ -167,8 +166,10 @@ class Arrivals:
                     max_fragments=config.limits.max_fragments,
                     message_timeout=config.limits.message_timeout,
                     read_buffer_size=config.read_buffer_size,
-                    before_read=conn._dispatcher.inbox.wait_for_room,
+                    before_read=conn._dispatcher.inbox.room,
                 )
+                if transport.direct is None:  # a plain socket takes so little without waiting
+                    scope.deadline = min(scope.deadline, deadline)
                 await transport.accept(upgrade.key, upgrade.subprotocol)
                 return conn, transport
         if upgrade is not None:
@@ -199,7 +200,7 @@ class Arrivals:
         deadline = trio.current_time() + self._node.config.handshake_timeout
         described = request.describe()
         decision: tuple[Identity, str | None] | HandshakeError | None = None
-        with self._limited(ticket.scope):
+        with self._limited(trio.CancelScope()):
             policy, failures = self._policy_and_failures()
             decision = await judge(described, policy)
             await self._report(failures)

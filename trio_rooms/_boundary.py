@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 
 import trio
 
 from ._errors import ConnectionGone
 
 
-class own_cancellations_only:  # noqa: N801 - used like a function
-    """Around a call of the program's code: a ``Cancelled`` that nobody's cancellation brought is an error.
-
-    Code that keeps a ``Cancelled`` and raises it again later would otherwise silently end the nearest
-    nursery: a nursery takes it for an answer to the cancel that it itself answers it with.
-    """
+class _OwnCancellationsOnly:
+    """See :func:`own_cancellations_only`."""
 
     __slots__ = ()
 
@@ -24,6 +21,18 @@ class own_cancellations_only:  # noqa: N801 - used like a function
     def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         if exc is not None and _has_stray_cancelled(exc):
             raise RuntimeError("a trio.Cancelled was raised outside of the scope that it belongs to") from exc
+
+
+_THE_ONE = _OwnCancellationsOnly()
+
+
+def own_cancellations_only() -> AbstractContextManager[None]:
+    """Around a call of the program's code: a ``Cancelled`` that nobody's cancellation brought is an error.
+
+    Code that keeps a ``Cancelled`` and raises it again later would otherwise silently end the nearest
+    nursery: a nursery takes it for an answer to the cancel that it itself answers it with.
+    """
+    return _THE_ONE
 
 
 def _has_stray_cancelled(error: BaseException) -> bool:

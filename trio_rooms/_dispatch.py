@@ -151,36 +151,33 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Dispatch until the inbox is closed and empty, and every handler has ended."""
-        if self._node.registry.session is not None:
+        session = self._node.registry.session
+        if session is not None:
             self._session_runs = True
-            self._conn._start_task(self._run_session, self._node.registry.session)
-        enter_handler(True)  # this task runs nothing else until the end, and those that it starts inherit it
+            self._conn._start_task(self._run_session, session)
+            enter_handler(True)  # this task runs nothing else until the end, and those that it starts inherit it
         try:
-            await self._dispatch_all()
+            # The loop stands here because a coroutine more would stay for the connection's life.
+            while (request := await self.inbox.take()) is not None:
+                if request.cancelled and request.scope is None:
+                    pass  # answered by who has cancelled it
+                elif request.error is not None:
+                    await self.tell(request, request.error)
+                elif request.handler is None:
+                    await self._without_handler(request)
+                elif request.handler.beside:
+                    await self._beside(request, request.handler)
+                else:
+                    await self._run(request)
+                del request  # or it would be kept until the next one comes
         finally:
-            enter_handler(False)
+            if session is not None:
+                enter_handler(False)
         if self._to_session is not None:
             self._to_session.close()
         while self.in_flight.concurrent or self._session_runs:
             self._idle = trio.lowlevel.ParkingLot()
             await self._idle.park()
-
-    async def _dispatch_all(self) -> None:
-        while True:  # noqa: ASYNC913 - taking sees to it that others get their turn
-            try:
-                request = await self.inbox.take()
-            except trio.EndOfChannel:
-                return
-            if request.cancelled and request.scope is None:
-                continue  # answered by who has cancelled it
-            if request.error is not None:
-                await self.tell(request, request.error)
-            elif request.handler is None:
-                await self._without_handler(request)
-            elif request.handler.beside:
-                await self._beside(request, request.handler)
-            else:
-                await self._run(request)
 
     async def _without_handler(self, request: Request) -> None:
         message = request.message

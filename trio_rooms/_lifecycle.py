@@ -110,8 +110,13 @@ async def _call_layer(
     await layer(conn, call_next)
 
 
-async def _connected(conn: Connection) -> None:
+def _connected(conn: Connection) -> Awaitable[None]:
+    # Not a coroutine itself: it would stay for the connection's life, and do nothing.
     conn._on_connect_begun = True
+    return _greet_and_run(conn) if conn._node.registry.hooks["on_connect"] else conn._dispatcher.run()
+
+
+async def _greet_and_run(conn: Connection) -> None:
     await conn._hooks.run("on_connect", conn)
     await conn._dispatcher.run()
 
@@ -139,6 +144,7 @@ async def _read(conn: Connection, transport: Transport) -> None:
         # The writer may have met the peer's close before the last messages in front of it have come to us.
         if conn._closed is None or conn._closed.by == "peer":
             await conn._dispatcher.received(message)
+        del message  # or it would be kept until the next one comes
 
 
 async def _write(conn: Connection, transport: Transport) -> None:

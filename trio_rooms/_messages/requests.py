@@ -11,7 +11,7 @@ Every connection has these, and most are idle: a queue and a gate are made when 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -89,6 +89,10 @@ class Inbox:
             self._queue.append(request)
         return True
 
+    def room(self) -> Awaitable[None] | None:
+        """As :meth:`wait_for_room`, but None where there is nothing to await."""
+        return self.wait_for_room() if len(self) >= self._limit else None
+
     async def wait_for_room(self) -> None:
         """The gate: what a transport awaits before it reads more. Open for ever once the inbox is closed.
 
@@ -99,8 +103,8 @@ class Inbox:
                 self._gate = trio.lowlevel.ParkingLot()
             await self._gate.park()
 
-    async def take(self) -> Request:
-        """The next request. Raises ``trio.EndOfChannel`` when closed and empty.
+    async def take(self) -> Request | None:
+        """The next request; None when closed and empty.
 
         Sees a cancellation each time; with requests waiting, others get their turn every so many.
         """
@@ -116,10 +120,9 @@ class Inbox:
                 self._open_gate()
             return request
         if not self._closed:
-            await self._park()
+            self.waiting = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort)
         handed, self._handed = self._handed, None
-        if handed is None:
-            raise trio.EndOfChannel
         return handed
 
     def close(self, *, discard: bool) -> None:
@@ -137,10 +140,6 @@ class Inbox:
     def _open_gate(self) -> None:
         if self._gate is not None:
             self._gate.unpark_all()
-
-    async def _park(self) -> None:
-        self.waiting = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _wake(self) -> None:
         assert self.waiting is not None

@@ -143,16 +143,16 @@ def _check_start(buffer: bytearray, limits: Limits) -> None:
 class _Head(NamedTuple):
     """A well-formed head."""
 
-    method: bytes
+    method: str
     target: bytes
-    http_version: bytes
+    http_version: str
     fields: Fields
 
 
 def _parse(head: bytes) -> _Head:
     usual = parse_usual(head)
     if usual is not None:
-        return _Head(b"GET", usual[0], b"1.1", usual[1])
+        return _Head("GET", usual[0], "1.1", usual[1])
     # h11 refuses these bytes too, but takes quadratic time if many blanks stand before one: 0.8 s for 16 KiB.
     if _NEVER_VALID.search(head):
         raise _bad("not a well-formed HTTP request")
@@ -163,7 +163,12 @@ def _parse(head: bytes) -> _Head:
     except h11.RemoteProtocolError as exc:
         raise _bad("not a well-formed HTTP request") from exc
     assert isinstance(event, h11.Request), "h11 ends a head at the same blank line as _END"
-    return _Head(event.method, event.target, event.http_version, event.headers.raw_items())
+    return _Head(
+        event.method.decode("ascii"),  # h11 lets only ASCII into it
+        event.target,
+        event.http_version.decode("ascii"),
+        event.headers.raw_items(),
+    )
 
 
 def _check_limits(head: _Head, limits: Limits) -> None:
@@ -174,18 +179,17 @@ def _check_limits(head: _Head, limits: Limits) -> None:
     for name, value in head.fields:
         if len(name) + len(value) > limits.max_header_line:
             raise _headers_too_large()
-    if not head.http_version.startswith(b"1."):
+    if not head.http_version.startswith("1."):
         # The preface of HTTP/2 looks like such a request (RFC 9113 section 3.4).
         raise _bad("only HTTP/1.1 is spoken here")
 
 
 def _make_request(head: _Head, remote: tuple[str, int] | None) -> HandshakeRequest:
-    # Only ASCII is let into the method and the target.
     return HandshakeRequest(
-        method=head.method.decode("ascii"),
-        target=head.target.decode("ascii"),
+        method=head.method,
+        target=head.target.decode("ascii"),  # nothing else is let into it
         headers=Headers(head.fields),
-        http_version=head.http_version.decode("ascii"),
+        http_version=head.http_version,
         remote=None if remote is None else remote[0],
         remote_port=None if remote is None else remote[1],
     )

@@ -74,7 +74,7 @@ class NativeTransport:
         max_fragments: int,
         message_timeout: float,
         read_buffer_size: int,
-        before_read: Callable[[], Awaitable[None]],
+        before_read: Callable[[], Awaitable[None] | None],
     ) -> None:
         self._stream = stream
         self._reader = FrameReader(max_message_bytes=max_message_bytes, max_fragments=max_fragments)
@@ -102,6 +102,7 @@ class NativeTransport:
 
     async def receive(self) -> str | bytes:
         """The next message; handles the control frames in front of it."""
+        # All that waits for the peer stands here: each coroutine in between would stay as long as the connection.
         while True:
             while self._events:
                 if isinstance(self._events[-1], (str, bytes)):
@@ -112,7 +113,17 @@ class NativeTransport:
                 if isinstance(event, (str, bytes)):
                     return event
                 self._control(event)
-            await self._read_more()
+            if self._closed is not None:
+                raise TransportClosed(self._closed)
+            if (room := self._before_read()) is not None:
+                await self._wait_for(room)
+            try:
+                if self._message_deadline == math.inf:
+                    self._feed(await self._read(self._read_buffer_size))
+                else:
+                    await self._read_in_time()
+            except GONE:
+                self._events = [_LOST]
 
     def _control(self, event: Ping | Pong | Close) -> None:
         if isinstance(event, Ping):
@@ -126,13 +137,20 @@ class NativeTransport:
             self.on_control()
             raise TransportClosed(event)
 
-    async def _read_more(self) -> None:
-        if self._closed is not None:
-            raise TransportClosed(self._closed)
-        await self._wait_for_room()
-        data = await self._read_in_time()
+    async def _read_in_time(self) -> None:
+        """Read more of a message that has begun."""
+        data: bytes | bytearray | None = None
+        with trio.move_on_at(self._message_deadline):
+            data = await self._read(self._read_buffer_size)
+        if data is None:
+            self._events = [Close(1008, "a message took too long")]
+        else:
+            self._feed(data)
+
+    def _feed(self, data: bytes | bytearray) -> None:
+        """Take in what was read; nothing is the end of the stream."""
         if not data:
-            self._events = [_LOST if data is not None else Close(1008, "a message took too long")]
+            self._events = [_LOST]
             return
         self.last_heard = trio.current_time()
         events = self._reader.feed(data)
@@ -143,21 +161,10 @@ class NativeTransport:
         events.reverse()
         self._events = events
 
-    async def _read_in_time(self) -> bytes | bytearray | None:
-        """What comes next, nothing if that is the end, None if a message has taken too long."""
-        try:
-            if self._message_deadline == math.inf:
-                return await self._read(self._read_buffer_size)
-            with trio.move_on_at(self._message_deadline):
-                return await self._read(self._read_buffer_size)
-        except GONE:
-            return b""
-        return None
-
-    async def _wait_for_room(self) -> None:
+    async def _wait_for(self, room: Awaitable[None]) -> None:
         paused_at = trio.current_time()
         self.paused = True
-        await self._before_read()
+        await room
         self.paused = False
         waited = trio.current_time() - paused_at
         if waited:
@@ -215,8 +222,9 @@ class NativeTransport:
         """The protocol's end; see the module's theory."""
         try:
             await self._send_close(code, reason)
-            while self._closed is None:
-                await self._skip()
+            with contextlib.suppress(TransportClosed):
+                while True:  # what the peer has sent before its close frame is dropped
+                    await self.receive()
             await self._bow_out()
         except (*GONE, TransportClosed):
             pass  # nobody is there to be polite to
@@ -228,15 +236,6 @@ class NativeTransport:
         with trio.move_on_after(_SEE_OFF_TIME), contextlib.suppress(*GONE):
             await see_off(self._stream)
         await self.abort()
-
-    async def _skip(self) -> None:
-        """Read on after our close frame until the peer's has come, and drop what it sent before."""
-        while self._events:
-            event = self._events.pop()
-            if isinstance(event, Close):
-                self._closed = event
-                return
-        await self._read_more()
 
     async def abort(self) -> None:
         """Close the stream; a write that is under way fails."""

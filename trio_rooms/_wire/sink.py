@@ -92,8 +92,11 @@ class Sink:
                 await self._write(transport)
             elif self._finishing:
                 return
-            else:
-                await self._park()
+            else:  # sleep until woken; a bare task in a slot, because an Event per idle connection adds up
+                self._writer = trio.lowlevel.current_task()
+                if self._transport is not None:
+                    self.outbox.send_now = self._transport.direct
+                await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def blocked(self, count: int, data: bytes, taken: int) -> None:
         """Leave the rest of ``data``, which is ``count`` frames, to the writer."""
@@ -182,13 +185,6 @@ class Sink:
         if self._writer is not None:
             trio.lowlevel.reschedule(self._writer)
             self._writer = self.outbox.send_now = None
-
-    async def _park(self) -> None:
-        """Sleep until woken; a bare task in a slot, because an Event per idle connection adds up."""
-        self._writer = trio.lowlevel.current_task()
-        if self._transport is not None:
-            self.outbox.send_now = self._transport.direct
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._writer = self.outbox.send_now = None
