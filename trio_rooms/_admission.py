@@ -25,6 +25,7 @@ class Ticket:
     """A place among the open connections, from accept to the end; made by :meth:`Admission.admit`."""
 
     _admission: Admission
+    _released: bool = attrs.field(default=False, init=False)
     pushed_out: bool = attrs.field(default=False, init=False)
     """Whether the handshake was cancelled in favour of newer ones."""
 
@@ -56,7 +57,7 @@ class Admission:
     def __init__(self, *, max_connections: int, max_pending_handshakes: int) -> None:
         self._max_connections = max_connections
         self._max_pending = max_pending_handshakes
-        self._open: set[Ticket] = set()
+        self._open = 0
         # Oldest first. Not a dict: that takes longer and longer to find its first key when the first is removed often.
         self._pending: OrderedDict[Ticket, trio.CancelScope] = OrderedDict()
         self._leaving = 0
@@ -68,7 +69,7 @@ class Admission:
     @property
     def open(self) -> int:
         """Tickets not yet released; those of cancelled handshakes count until their task has let go."""
-        return len(self._open)
+        return self._open
 
     @property
     def pending(self) -> int:
@@ -85,14 +86,14 @@ class Admission:
             self.refused += 1
             return None
         ticket = Ticket(self)
-        self._open.add(ticket)
+        self._open += 1
         self._pending[ticket] = scope
         if len(self._pending) > self._max_pending:
             self._push_out_oldest()
         return ticket
 
     def _is_full(self) -> bool:
-        return len(self._open) - min(self._leaving, _MAX_LEAVING) >= self._max_connections
+        return self._open - min(self._leaving, _MAX_LEAVING) >= self._max_connections
 
     def _make_place(self) -> bool:
         if not self._pending or self._leaving >= _MAX_LEAVING:
@@ -108,9 +109,10 @@ class Admission:
         scope.cancel(reason="pushed out by newer handshakes")
 
     def _release(self, ticket: Ticket) -> None:
-        if ticket not in self._open:
+        if ticket._released:
             return
-        self._open.remove(ticket)
+        ticket._released = True
+        self._open -= 1
         self._pending.pop(ticket, None)
         if ticket.pushed_out:
             self._leaving -= 1

@@ -31,6 +31,9 @@ from ._wire.transport import Offer, Transport, TransportClosed
 
 T = TypeVar("T")
 
+# A connection that has been accepted and is to be lived.
+_Begun = tuple[Connection, Transport]
+
 #: Which transport carries the connections of a server.
 TransportName = Literal["native", "trio-websocket"]
 
@@ -95,9 +98,10 @@ class Arrivals:
     async def _guard(
         self,
         arrival: T,
-        handle: Callable[[T, Ticket], Awaitable[None]],
+        handle: Callable[[T, Ticket], Awaitable[_Begun | None]],
         turn_away: Callable[[T], Awaitable[None]],
     ) -> None:
+        """Run ``handle`` within a boundary, and the connection that it has begun and left to be lived, if any."""
         if self._over:
             raise NotServing("this manager is not being served")
         self._open += 1
@@ -105,7 +109,9 @@ class Arrivals:
         try:
             with own_cancellations_only():
                 if ticket is not None:
-                    await handle(arrival, ticket)
+                    begun = await handle(arrival, ticket)
+                    if begun is not None:
+                        await live(*begun, deadline=self._drain.deadline)
                 else:
                     self._node.counters.reject("full")
                     with self._limited(trio.CancelScope()):
@@ -140,16 +146,17 @@ class Arrivals:
     async def _reject(self, request: CallersRequest) -> None:
         await request.reject(full())
 
-    async def _handle_natively(self, stream: trio.abc.Stream, ticket: Ticket) -> None:
+    async def _handle_natively(self, stream: trio.abc.Stream, ticket: Ticket) -> _Begun | None:
+        """From the first byte to the 101. What comes after is the caller's: nothing of this is to stay for it."""
+        begun = None
         try:
             begun = await self._begin(stream, ticket)
-            if begun is not None:
-                await live(*begun, deadline=self._drain.deadline)
         finally:
-            await close_now(stream)  # noqa: ASYNC102 - it shields itself
+            if begun is None:
+                await close_now(stream)  # noqa: ASYNC102 - it shields itself
+        return begun
 
-    async def _begin(self, stream: trio.abc.Stream, ticket: Ticket) -> tuple[Connection, Transport] | None:
-        """From the first byte to the 101: a function of its own, so that nothing of it stays for the life after it."""
+    async def _begin(self, stream: trio.abc.Stream, ticket: Ticket) -> _Begun | None:
         config = self._node.config
         deadline = trio.current_time() + config.handshake_timeout
         upgrade: Upgrade | None = None

@@ -54,6 +54,7 @@ class Connection:
         "_hooks",
         "_logger",
         "_memberships",
+        "_metadata",
         "_node",
         "_nursery",
         "_on_connect_begun",
@@ -67,7 +68,6 @@ class Connection:
         "connected_at",
         "id",
         "identity",
-        "metadata",
         "outbox",
         "subprotocol",
     )
@@ -81,8 +81,7 @@ class Connection:
         """The negotiated subprotocol; None for the plain format."""
         self.connected_at: datetime = datetime.now(UTC)
         """When the upgrade was accepted, in UTC."""
-        self.metadata: dict[str, Any] = {}
-        """Yours; lives as long as the connection."""
+        self._metadata: dict[str, Any] | None = None
         self._logger: logging.LoggerAdapter[logging.Logger] | None = None
         self._node = node
         self._request = request
@@ -116,6 +115,13 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} user={self.identity.user!r}{' closed' if self._closed else ''}>"
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Yours; lives as long as the connection."""
+        if self._metadata is None:
+            self._metadata = {}
+        return self._metadata
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
@@ -293,6 +299,12 @@ class Connection:
         self._memberships.leave_all()
         self.outbox.close()
         return True
+
+    def _died(self) -> None:
+        """The pinger has heard nothing for too long."""
+        if self._end(Close(1006, "nothing was heard from the peer", "network")):
+            self._node.counters.dead_peers += 1
+            self._cancel_all("the peer is dead")
 
     def _overflowed(self) -> None:
         """A room's policy ends this connection. Only marks it: this runs in the middle of a fan-out."""

@@ -5,7 +5,7 @@ Child tasks inherit it. A task of a room sees the room only; a task of a connect
 
 from __future__ import annotations
 
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,14 +27,9 @@ def current_room() -> Room | None:
     return _room.get()
 
 
-def enter_connection(conn: Connection) -> Token[Connection | None]:
-    """Mark the calling task as the connection's; what it returns is for :func:`leave_connection`."""
-    return _connection.set(conn)
-
-
-def leave_connection(token: Token[Connection | None]) -> None:
-    """Mark the calling task as what it was before."""
-    _connection.reset(token)
+def enter_connection(conn: Connection | None) -> None:
+    """Mark the calling task as the connection's; None: as nobody's."""
+    _connection.set(conn)
 
 
 def enter_room(room: Room) -> None:

@@ -147,7 +147,7 @@ class HookQueue:
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
-        self._line: list[_Turn | _Call] = []
+        self._line: tuple[_Turn | _Call, ...] = ()  # hardly ever longer than one
         self.busy = False
         """Whether anybody is in the line, or has the turn."""
         self._current: object | None = None
@@ -183,7 +183,7 @@ class HookQueue:
     def post(self, name: HookName, *args: object) -> None:
         """Have the hooks of an event called when their turn has come; what they raise is reported."""
         for hook in self._conn._node.registry.hooks[name]:
-            self._line.append(_Call(name, hook, args))
+            self._line = (*self._line, _Call(name, hook, args))
         if self._line and not self.busy:
             self.busy = True
             self._spawn_runner()
@@ -208,10 +208,10 @@ class HookQueue:
 
     async def _wait_turn(self) -> None:
         turn = _Turn(trio.lowlevel.current_task())
-        self._line.append(turn)
+        self._line = (*self._line, turn)
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            self._line.remove(turn)
+            self._line = tuple(one for one in self._line if one is not turn)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -231,7 +231,7 @@ class HookQueue:
     async def _run(self) -> None:
         with self._entered():
             while self._line and isinstance(call := self._line[0], _Call):
-                del self._line[0]
+                self._line = self._line[1:]
                 await self._conn._node.errors.call(self._conn, call.name, call.hook, *call.args, shield=self._shield)
 
     @contextmanager
@@ -252,7 +252,7 @@ class HookQueue:
             return
         head = self._line[0]
         if isinstance(head, _Turn):
-            del self._line[0]
+            self._line = self._line[1:]
             trio.lowlevel.reschedule(head.task)
         else:
             self._spawn_runner()

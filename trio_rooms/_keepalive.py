@@ -28,8 +28,9 @@ async def keep_alive(
     timeout: float,  # noqa: ASYNC109 - a setting, not the caller's patience
     rng: random.Random,
     sleep_until: Callable[[float], Awaitable[object]] = trio.sleep_until,
+    died: Callable[[], object] | None = None,
 ) -> None:
-    """Ping until the peer is dead; returns then, within ``interval + timeout`` of its last sign of life.
+    """Ping until the peer is dead; calls ``died`` and returns within ``interval + timeout`` of its last sign of life.
 
     The first ping comes at a random moment of the interval: connections that began together must not ping
     together. The interval's first tenth is left out: a peer that has just begun has just been heard.
@@ -45,6 +46,8 @@ async def keep_alive(
             silent_since = math.inf
         elif now >= silent_since + timeout:
             if now - wake < _JUMP:
+                if died is not None:
+                    died()
                 return
             silent_since = now
         if now >= next_ping:

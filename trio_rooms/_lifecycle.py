@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ._boundary import own_cancellations_only, says_only_gone
-from ._context import enter_connection, leave_connection
+from ._context import current_connection, enter_connection
 from ._errors import ActionError, InternalError
 from ._keepalive import keep_alive
 from ._wire.sink import WriteTimedOut
@@ -41,7 +41,8 @@ async def live(conn: Connection, transport: Transport, *, deadline: float = math
 
     Raises nothing but cancellation from outside.
     """
-    token = enter_connection(conn)
+    before = current_connection()
+    enter_connection(conn)
     conn._context = contextvars.copy_context()
     conn._transport = transport
     conn._node.counters.accepted += 1
@@ -71,7 +72,7 @@ async def live(conn: Connection, transport: Transport, *, deadline: float = math
         if error is not None:
             conn._end(Close(1011, "internal error"))
         await _finish(conn, transport, error)  # noqa: ASYNC102 - it shields itself
-        leave_connection(token)  # the task may be the program's own, which goes on
+        enter_connection(before)  # the task may be the program's own, which goes on
 
 
 async def _serve(conn: Connection) -> None:
@@ -172,20 +173,18 @@ def _transport_ended(conn: Connection, close: Close) -> None:
         conn._cancel_all(f"the connection was lost ({close.code})")
 
 
-async def _watch(conn: Connection, transport: Transport) -> None:
-    """The pinger."""
+def _watch(conn: Connection, transport: Transport) -> Awaitable[None]:
+    """The pinger. Not a coroutine itself: it would stay as long as the connection, and do nothing."""
     node = conn._node
-    await keep_alive(
+    return keep_alive(
         conn._sink,
         transport,
         interval=node.config.ping_interval,
         timeout=node.config.pong_timeout,
         rng=node.rng,
-        sleep_until=node.alarm.sleep_until,
+        sleep_until=node.sleep_until,
+        died=conn._died,
     )
-    if conn._end(Close(1006, "nothing was heard from the peer", "network")):
-        node.counters.dead_peers += 1
-        conn._cancel_all("the peer is dead")
 
 
 async def _finish(conn: Connection, transport: Transport, error: BaseException | None) -> None:

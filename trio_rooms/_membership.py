@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 import trio
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 #: Why a membership, or a join whose hooks had begun, ended.
 LeaveReason = Literal["left", "kicked", "closed", "disconnected", "vetoed", "cancelled"]
+
+
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @attrs.frozen
@@ -74,14 +78,20 @@ class Place:
 class Memberships:
     """The rooms of one connection, and those it is joining."""
 
-    __slots__ = ("_conn", "_node", "_scoped", "joining", "rooms")
+    __slots__ = ("_conn", "_joining", "_node", "_scoped", "rooms")
 
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
         self._node = conn._node
         self.rooms: dict[str, Room] = {}
-        self.joining: dict[str, Place] = {}
-        self._scoped: dict[str, Joined] = {}
+        # Both are made when the first one comes; for most connections they would be empty for ever.
+        self._joining: dict[str, Place] | None = None
+        self._scoped: dict[str, Joined] | None = None
+
+    @property
+    def joining(self) -> Mapping[str, Place]:
+        """The joins under way by the room's name."""
+        return self._joining or _NONE
 
     async def join(
         self,
@@ -102,7 +112,9 @@ class Memberships:
             raise TooManyRooms("this connection is in too many rooms")
         if not by_client and self._nothing_to_wait_for(name):
             return self._join_now(name, options)
-        place = self.joining[name] = Place()
+        if self._joining is None:
+            self._joining = {}
+        place = self._joining[name] = Place()
         try:
             with place.scope:
                 data = await self._authorize(name, options, client_data) if by_client else None
@@ -122,7 +134,7 @@ class Memberships:
             self._undo(place, "cancelled" if isinstance(exc, trio.Cancelled) else "vetoed")
             raise
         finally:
-            del self.joining[name]
+            self._joining.pop(name)
             place.done.set()
 
     def _nothing_to_wait_for(self, name: str) -> bool:
@@ -231,7 +243,8 @@ class Memberships:
         room = self.rooms.pop(name, None)
         if room is None:
             return False
-        self._scoped.pop(name, None)
+        if self._scoped is not None:
+            self._scoped.pop(name, None)
         self._vacate(room, reason)
         return True
 
@@ -244,6 +257,8 @@ class Memberships:
     async def joined(self, name: str) -> AsyncIterator[Joined]:
         """Join for the length of a block; leaves only what it joined."""
         joined = await self.join(name)
+        if self._scoped is None:
+            self._scoped = {}
         if joined.new:
             self._scoped[name] = joined
         try:

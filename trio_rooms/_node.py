@@ -84,13 +84,13 @@ class Node:
     errors: ErrorReporter = attrs.field(init=False)
     call_handler: CallNext = attrs.field(init=False)
     fan_out: FanOut = attrs.field(init=False)
-    alarm: Alarm = attrs.field(init=False)
+    sleep_until: Callable[[float], Awaitable[object]] = attrs.field(init=False)
     """Where the pingers sleep."""
 
     def __attrs_post_init__(self) -> None:
         self.errors = ErrorReporter(self.registry.hooks, self.logger, timeout=self.config.hook_timeout)
         self.call_handler = compose(self.registry.middleware)
-        self.alarm = Alarm(self.spawn)
+        self.sleep_until = Alarm(self.spawn).sleep_until
         self.fan_out = FanOut(
             self.flusher,
             max_messages=self.config.limits.outbox_messages,

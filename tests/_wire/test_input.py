@@ -36,7 +36,7 @@ KINDS = pytest.mark.parametrize("kind", ["memory", "socket"])
 async def test_what_comes(kind: str) -> None:
     """At most so many bytes, in order, and none at the end; each read is a checkpoint."""
     async with connected(kind) as (ours, theirs):
-        read = input_of(ours)
+        read = input_of(ours).read
         await theirs.send_all(b"abcde")
         await theirs.send_eof()  # type: ignore[attr-defined]
         got = []
@@ -50,7 +50,7 @@ async def test_what_comes(kind: str) -> None:
 async def test_a_cancel_loses_nothing(kind: str) -> None:
     """A read that is cancelled, before it has begun or while it waits, leaves all there is to the next."""
     async with connected(kind) as (ours, theirs):
-        read = input_of(ours)
+        read = input_of(ours).read
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read, 9)
             await wait_all_tasks_blocked()
@@ -67,7 +67,7 @@ async def test_a_cancel_loses_nothing(kind: str) -> None:
 async def test_closed_while_it_waits(kind: str) -> None:
     """A read ends with one of GONE when the stream is closed by another task, and so does the next."""
     async with connected(kind) as (ours, _):
-        read = input_of(ours)
+        read = input_of(ours).read
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
@@ -90,4 +90,4 @@ async def test_reset() -> None:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             await theirs.aclose()
             with pytest.raises(GONE):
-                await input_of(ours)(9)
+                await input_of(ours).read(9)

@@ -46,7 +46,7 @@ class Checked:
         assert self.reader.ended == (bool(self.events) and isinstance(self.events[-1], Close))
         assert not any(isinstance(event, Close) for event in self.events[:-1])
         # Of a message that has begun no more is kept than of a whole one.
-        assert len(self.reader._buffer) + len(self.reader._message) <= self.allowed
+        assert len(self.reader._buffer) + len(self.reader._message or b"") <= self.allowed
         for event in events:
             check(event)
 

@@ -157,27 +157,34 @@ class InFlight:
     __slots__ = ("_requests", "concurrent")
 
     def __init__(self) -> None:
-        self._requests: dict[Id | Request, Request] = {}  # what has no id stands under itself
+        # What has no id stands under itself. None while there are none.
+        self._requests: dict[Id | Request, Request] | None = None
         self.concurrent = 0
         """Handlers that run beside the dispatcher."""
 
     def add(self, request: Request) -> None:
         """Enter a request. Raises :exc:`DuplicateId`; the request that has the id stays as it is."""
-        if self._requests.setdefault(_key(request), request) is not request:
+        if self._requests is None:
+            self._requests = {_key(request): request}
+        elif self._requests.setdefault(_key(request), request) is not request:
             raise DuplicateId
 
     def discard(self, request: Request) -> None:
         """The request has been answered, or is in this step: its id is free. Idempotent."""
+        if self._requests is None:
+            return
         key = _key(request)
         if self._requests.get(key) is request:
             del self._requests[key]
+            if not self._requests:
+                self._requests = None
 
     def find(self, ident: Id) -> Request | None:
         """The request with an id; None if there is none (it may just have been answered)."""
-        return self._requests.get(ident)
+        return None if self._requests is None else self._requests.get(ident)
 
     def __iter__(self) -> Iterator[Request]:
-        return iter(tuple(self._requests.values()))
+        return iter(() if self._requests is None else tuple(self._requests.values()))
 
 
 def _key(request: Request) -> Id | Request:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from typing import Literal, NamedTuple
 
 import h11
@@ -118,7 +119,7 @@ async def _receive(stream: trio.abc.Stream, max_bytes: int, deadline: float) -> 
         data: bytes | bytearray | None = look(stream, max_bytes)
         if data is None:
             with trio.move_on_at(deadline):
-                data = await input_of(stream)(max_bytes)
+                data = await input_of(stream).read(max_bytes)
         if data is None:
             raise HandshakeError(408, "TIMEOUT", "the request did not arrive in time", reason="timeout")
     except GONE as exc:
@@ -187,7 +188,8 @@ def _check_limits(head: _Head, limits: Limits) -> None:
 def _make_request(head: _Head, remote: tuple[str, int] | None) -> HandshakeRequest:
     return HandshakeRequest(
         method=head.method,
-        target=head.target.decode("ascii"),  # nothing else is let into it
+        # Nothing but ASCII is let into it. Most requests have the same one, which lives as long as the connection.
+        target=sys.intern(head.target.decode("ascii")),
         headers=Headers(head.fields),
         http_version=head.http_version,
         remote=None if remote is None else remote[0],

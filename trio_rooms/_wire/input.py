@@ -9,19 +9,28 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from typing import Protocol
 
 import trio
 
 
-def input_of(stream: trio.abc.Stream) -> Callable[[int], Awaitable[bytes | bytearray]]:
-    """A function that reads from a stream: at least one and at most so many bytes, none for its end.
+class Input(Protocol):
+    """Where bytes come from."""
 
-    It is always a checkpoint, loses nothing when it is cancelled, and raises what is in ``ending.GONE``.
-    """
+    def read(self, max_bytes: int, /) -> Awaitable[bytes | bytearray]:
+        """At least one and at most so many bytes, none at the end.
+
+        Always a checkpoint, loses nothing when it is cancelled, and raises what is in ``ending.GONE``.
+        """
+        ...
+
+
+def input_of(stream: trio.abc.Stream) -> Input:
+    """The input of a stream."""
     if isinstance(stream, trio.SocketStream) and sys.platform != "win32":
-        return _SocketInput(stream).read
-    return stream.receive_some
+        return _SocketInput(stream)
+    return _StreamInput(stream)
 
 
 def look(stream: trio.abc.Stream, max_bytes: int) -> bytes | None:
@@ -38,6 +47,16 @@ def look(stream: trio.abc.Stream, max_bytes: int) -> bytes | None:
             except BlockingIOError:
                 pass
     return None
+
+
+class _StreamInput:
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int) -> Awaitable[bytes | bytearray]:
+        return self._stream.receive_some(max_bytes)
 
 
 class _SocketInput:

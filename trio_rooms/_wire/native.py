@@ -36,6 +36,9 @@ _SEE_OFF_TIME = 1.0
 
 _LOST = Close(1006, "", "network")
 
+# What all have while they wait, instead of a list each.
+_NO_EVENTS: list[Event] = []
+
 
 class NativeTransport:
     """A :class:`~trio_rooms._wire.transport.Transport` over a stream whose request was judged valid.
@@ -48,13 +51,13 @@ class NativeTransport:
         "_close_sent",
         "_closed",
         "_events",
+        "_input",
         "_message_deadline",
         "_message_timeout",
         "_output",
         "_ping_sent",
         "_pings",
         "_pongs_due",
-        "_read",
         "_read_buffer_size",
         "_reader",
         "_stream",
@@ -78,7 +81,7 @@ class NativeTransport:
     ) -> None:
         self._stream = stream
         self._reader = FrameReader(max_message_bytes=max_message_bytes, max_fragments=max_fragments)
-        self._read = input_of(stream)
+        self._input = input_of(stream)
         self._events: list[Event] = self._reader.feed(trailing)[::-1]  # the oldest is the last
         self._message_timeout = message_timeout
         self._message_deadline = trio.current_time() + message_timeout if self._reader.in_message else math.inf
@@ -115,11 +118,12 @@ class NativeTransport:
                 self._control(event)
             if self._closed is not None:
                 raise TransportClosed(self._closed)
+            self._events = _NO_EVENTS
             if (room := self._before_read()) is not None:
                 await self._wait_for(room)
             try:
                 if self._message_deadline == math.inf:
-                    self._feed(await self._read(self._read_buffer_size))
+                    self._feed(await self._input.read(self._read_buffer_size))
                 else:
                     await self._read_in_time()
             except GONE:
@@ -141,7 +145,7 @@ class NativeTransport:
         """Read more of a message that has begun."""
         data: bytes | bytearray | None = None
         with trio.move_on_at(self._message_deadline):
-            data = await self._read(self._read_buffer_size)
+            data = await self._input.read(self._read_buffer_size)
         if data is None:
             self._events = [Close(1008, "a message took too long")]
         else:

@@ -101,7 +101,7 @@ class FrameReader:
         self._to_engine = 0
         self._fragments = 0
         self._size = 0
-        self._message = bytearray()
+        self._message: bytearray | None = None
         self.ended = False
         """Whether a Close event has come."""
 
@@ -246,11 +246,13 @@ class FrameReader:
 
     def _collect(self, event: TextMessage | BytesMessage, events: list[Event]) -> None:
         # As bytes: a list of what came byte by byte would hold thirty times as much.
+        if self._message is None:
+            self._message = bytearray()
         message, text = self._message, isinstance(event, TextMessage)
         message += event.data.encode() if isinstance(event, TextMessage) else event.data
         if event.message_finished:
             events.append(message.decode() if text else bytes(message))
-            self._message = bytearray()
+            self._message = None
             self._fragments = self._size = 0
 
     def _end(self, events: list[Event], close: Close) -> None:
