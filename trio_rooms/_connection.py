@@ -75,9 +75,9 @@ class Connection:
     def __init__(self, node: Node, request: HandshakeRequest, identity: Identity, subprotocol: str | None) -> None:
         self.id: str = secrets.token_urlsafe(16)
         """A random id of 128 bits, never used again."""
-        self.identity = identity
+        self.identity: Identity = identity
         """Who it is; decided by ``authenticate`` before the upgrade and fixed."""
-        self.subprotocol = subprotocol
+        self.subprotocol: str | None = subprotocol
         """The negotiated subprotocol; None for the plain format."""
         self.connected_at: datetime = datetime.now(UTC)
         """When the upgrade was accepted, in UTC."""
