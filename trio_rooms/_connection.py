@@ -29,7 +29,6 @@ from ._wire.outbox import Outbox, OutboxStatistics
 from ._wire.request import HandshakeRequest
 from ._wire.sink import Sink
 from ._wire.transport import Close, Transport
-from ._work import Work
 
 if TYPE_CHECKING:
     from ._node import Node
@@ -62,6 +61,7 @@ class Connection:
         "_over",
         "_request",
         "_sink",
+        "_tasks",
         "_transport",
         "_work",
         "_writing",
@@ -103,7 +103,8 @@ class Connection:
         self._dispatcher = Dispatcher(self)
         self._transport: Transport | None = None
         self._nursery: trio.Nursery | None = None
-        self._work = Work()
+        self._work = trio.CancelScope()
+        self._tasks: set[trio.CancelScope] | None = None
         self._closed: Close | None = None
         self._gone: trio.Event | None = None
         self._over = False
@@ -216,11 +217,10 @@ class Connection:
         """
         if in_handler():
             raise UsageError("read_json inside a handler waits for what waits for the handler; use manager.session")
-        session = self._dispatcher.session
-        if session is None:
+        if self._dispatcher.for_session is None:
             raise UsageError("read_json needs a function registered with manager.session")
         try:
-            message = await session.for_session.receive()
+            message = await self._dispatcher.for_session.receive()
         except trio.EndOfChannel:
             raise ConnectionGone("the connection has ended") from None
         return decode_as(
@@ -248,7 +248,7 @@ class Connection:
             raise UsageError(f"{code} cannot be sent in a close frame (RFC 6455 section 7.4)")
         if self._end(Close(code, reason)):
             self._dispatcher.inbox.close(discard=True)
-            self._work.cancel("the connection is closing")
+            self._cancel_work("the connection is closing")
 
     async def wait_closed(self) -> Close:
         """Wait until nothing of the connection is left: its hooks have run and its stream is closed."""
@@ -342,6 +342,11 @@ class Connection:
         except ConnectionGone:
             pass
 
+    def _cancel_work(self, reason: str) -> None:
+        self._work.cancel(reason=reason)
+        for scope in self._tasks or ():
+            scope.cancel(reason=reason)
+
     def _limit(self, deadline: float) -> None:
         """Cancel everything at ``deadline``."""
         if self._nursery is not None:
@@ -349,7 +354,7 @@ class Connection:
             scope.deadline = min(scope.deadline, deadline)
 
     def _cancel_all(self, reason: str) -> None:
-        self._work.cancel(reason)
+        self._cancel_work(reason)
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel(reason=reason)
 
@@ -359,8 +364,16 @@ class Connection:
         self._nursery.start_soon(self._scoped, function, args)
 
     async def _scoped(self, function: Callable[..., Awaitable[Any]], args: tuple[object, ...]) -> None:
-        with self._work.beside():
-            await function(*args)
+        if self._tasks is None:
+            self._tasks = set()
+        with trio.CancelScope() as scope:
+            self._tasks.add(scope)
+            if self._work.cancel_called:
+                scope.cancel(reason="the connection is closing")
+            try:
+                await function(*args)
+            finally:
+                self._tasks.discard(scope)
 
     async def _run_task(self, function: Callable[..., Awaitable[Any]], args: tuple[object, ...]) -> None:
         try:

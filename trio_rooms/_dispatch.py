@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -32,11 +32,13 @@ from ._errors import (
     BadMessage,
     Busy,
     ConnectionGone,
+    DeadlineExceeded,
     DuplicateId,
     EncodingError,
     InternalError,
     MessageTooLarge,
     OutboxFull,
+    RequestCancelled,
     UnknownAction,
     is_ours,
 )
@@ -45,16 +47,11 @@ from ._messages.envelope import Malformed, Message, parse
 from ._messages.requests import ANSWERED, Inbox, InFlight, Request
 from ._messages.router import Handler
 from ._onion import Context
-from ._session import SessionRun
 from ._wire.frames import Frame
-from ._work import SPENT
 
 if TYPE_CHECKING:
     from ._connection import Connection
-
-
-#: What is to be awaited to answer a request.
-Answer = Callable[[], Awaitable[None]]
+    from ._registry import Session
 
 
 class Dispatcher:
@@ -65,10 +62,12 @@ class Dispatcher:
         "_idle",
         "_limits",
         "_node",
+        "_session_runs",
         "_straight",
+        "_to_session",
+        "for_session",
         "in_flight",
         "inbox",
-        "session",
     )
 
     def __init__(self, conn: Connection) -> None:
@@ -79,10 +78,12 @@ class Dispatcher:
         self.in_flight = InFlight()
         self._straight = not (self._node.registry.middleware or self._node.registry.hooks["on_message"])
         self._idle: trio.lowlevel.ParkingLot | None = None
-        session = self._node.registry.session
-        self.session: SessionRun | None = None
-        if session is not None:
-            self.session = SessionRun(conn, session, max_messages=self._limits.session_messages)
+        self._session_runs = False
+        self._to_session: trio.MemorySendChannel[Message] | None = None
+        self.for_session: trio.MemoryReceiveChannel[Message] | None = None
+        if self._node.registry.session is not None:
+            channels = trio.open_memory_channel[Message](self._limits.session_messages)
+            self._to_session, self.for_session = channels
 
     async def received(self, text: str | bytes) -> None:
         """One message from the transport."""
@@ -136,87 +137,67 @@ class Dispatcher:
         request = Request(message, message.id)
         if message.action is not None:
             request.handler = self._node.registry.router.find(message.action)
-        for_session = self.session is not None and self.session.wants(request)
-        if message.action != "$cancel" and not for_session:  # these are never answered
+        if message.action != "$cancel" and not self._is_for_session(request):  # these are never answered
             try:
                 self.in_flight.add(request)
             except DuplicateId as exc:
                 return Request(None, message.id, exc)
         return request
 
+    def _is_for_session(self, request: Request) -> bool:
+        if self._to_session is None or request.handler is not None or request.message is None:
+            return False
+        return not (request.message.action or "").startswith("$")
+
     async def run(self) -> None:
         """Dispatch until the inbox is closed and empty, and every handler has ended."""
-        if self.session is not None:
-            self.session.start(self._wake_idle)
+        session = self._node.registry.session
+        if session is not None:
+            self._session_runs = True
+            self._conn._start_task(self._run_session, session)
             enter_handler(True)  # this task runs nothing else until the end, and those that it starts inherit it
-        work = self._conn._work
-        answer: Answer | None = None
         try:
-            over = False
-            while not over:
-                # All of it stands here because each coroutine more would stay for the connection's life.
-                request: Request | None = None
-                with work.stand() as scope:
-                    if answer is not None:
-                        await answer()
-                    while (request := await self.inbox.take()) is not None:
-                        if request.handler is None or request.handler.beside or request.cancelled:
-                            answer = await self._handle(request)
-                        else:  # the usual way, and the shorter one
-                            answer = await self._run(request)
-                        if scope.cancel_called:
-                            break  # what is to be awaited now is awaited in the next scope
-                        if answer is not None:
-                            await answer()
-                        request = answer = None  # or they would be kept until the next ones come
-                    else:
-                        await self._wait_for_those_beside()
-                        over = True
-                if scope.cancelled_caught:
-                    over = work.over or request is None
-                    answer = None if request is None else partial(self._failed, request, request.why_cut())
+            # The loop stands here because a coroutine more would stay for the connection's life.
+            while (request := await self.inbox.take()) is not None:
+                if request.cancelled and request.scope is None:
+                    pass  # answered by who has cancelled it
+                elif request.error is not None:
+                    await self.tell(request, request.error)
+                elif request.handler is None:
+                    await self._without_handler(request)
+                elif request.handler.beside:
+                    await self._beside(request, request.handler)
+                else:
+                    await self._run(request)
+                del request  # or it would be kept until the next one comes
         finally:
-            if self.session is not None:
+            if session is not None:
                 enter_handler(False)
-
-    async def _handle(self, request: Request) -> Answer | None:
-        """Handle a request of whatever kind; what is to be awaited to answer it, if anything."""
-        if request.cancelled and request.scope is None:
-            return None  # answered by who has cancelled it
-        if request.error is not None:
-            return partial(self.tell, request, request.error)
-        if request.handler is None:
-            return await self._without_handler(request)
-        if request.handler.beside:
-            return self._beside(request, request.handler)
-        return await self._run(request)
-
-    async def _wait_for_those_beside(self) -> None:
-        if self.session is not None:
-            self.session.close()
-        while self.in_flight.concurrent or (self.session is not None and self.session.running):
+        if self._to_session is not None:
+            self._to_session.close()
+        while self.in_flight.concurrent or self._session_runs:
             self._idle = trio.lowlevel.ParkingLot()
             await self._idle.park()
 
-    async def _without_handler(self, request: Request) -> Answer | None:
+    async def _without_handler(self, request: Request) -> None:
         message = request.message
         assert message is not None
         if message.action == "$join":
-            return await self._run(request)
-        if self.session is not None and self.session.wants(request):
-            await self.session.give(message)
-            return None
-        if message.action is None:
-            return partial(self.tell, request, BadMessage("neither action nor type"))
-        return partial(self.tell, request, UnknownAction())
+            await self._run(request)
+        elif self._to_session is not None and self._is_for_session(request):
+            await self._to_session.send(message)
+        elif message.action is None:
+            await self.tell(request, BadMessage("neither action nor type"))
+        else:
+            await self.tell(request, UnknownAction())
 
-    def _beside(self, request: Request, handler: Handler) -> Answer | None:
+    async def _beside(self, request: Request, handler: Handler) -> None:
         if handler.streams and request.id is None:
-            return partial(self.tell, request, BadMessage("a streaming action needs an id"))
-        if self.in_flight.concurrent >= self._limits.max_handlers:
-            return partial(self.tell, request, Busy())
-        self._start_beside(request)
-        return None
+            await self.tell(request, BadMessage("a streaming action needs an id"))
+        elif self.in_flight.concurrent >= self._limits.max_handlers:
+            await self.tell(request, Busy())
+        else:
+            self._start_beside(request)
 
     def _start_beside(self, request: Request) -> None:
         # Made here and not when the task first runs, so that a $cancel in between finds a scope.
@@ -226,16 +207,13 @@ class Dispatcher:
 
     async def _run_beside(self, request: Request) -> None:
         try:
-            answer = await self._run(request)
-            if answer is not None:
-                await answer()
+            await self._run(request)
         finally:
-            self.in_flight.discard(request)
             self.in_flight.concurrent -= 1
             self._wake_idle()
 
-    async def _run(self, request: Request) -> Answer | None:
-        """Run what is to handle a request, or the rest of it; what is to be awaited to answer it, if anything."""
+    async def _run(self, request: Request) -> None:
+        """Run what is to handle a request, or the rest of it, and answer with what comes of it."""
         try:
             with own_cancellations_only():
                 if request.rest is None:
@@ -246,20 +224,21 @@ class Dispatcher:
                 if inspect.isawaitable(result):  # also what an undeclared wrapper around an async function returns
                     result = await self._within_scope(request, result)
         except ActionError as exc:
-            return partial(self._failed, request, exc)
+            await self._failed(request, exc)
         except Exception as exc:
-            return partial(self._crashed, request, exc)
-        if result is ANSWERED:
+            await self._crashed(request, exc)
+        else:
+            if result is not ANSWERED:
+                await self.reply(request, result)
+        finally:
             self.in_flight.discard(request)
-            return None
-        return self._reply(request, result)
 
     def _begin(self, request: Request) -> Any:
         """What a request results in, or something to await for it."""
         handler, message = request.handler, request.message
         assert message is not None
         if request.cancelled or (message.deadline != math.inf and message.deadline <= trio.current_time()):
-            raise request.why_cut()
+            raise _why_cut(request)
         if handler is None:
             return join(self, request)
         if not self._straight or handler.streams:
@@ -273,24 +252,18 @@ class Dispatcher:
             deadline = min(deadline, trio.current_time() + self._limits.handler_timeout)
         if request.id is None and request.joins is None and deadline == math.inf:
             return await awaitable  # nothing could cancel it
-        if request.scope is None and deadline == math.inf:
-            request.scope = self._conn._work.standing
-            try:
-                return await awaitable
-            finally:
-                request.scope = SPENT
         scope = request.scope = request.scope or trio.CancelScope()
         if deadline != math.inf:  # setting it is a quarter of what a scope costs
             scope.deadline = deadline
         with scope:
             return await awaitable
-        raise request.why_cut()
+        raise _why_cut(request)
 
     async def _call(self, request: Request, message: Message, handler: Handler) -> Any:
         """Call a handler that streams, or that stands behind hooks and middleware."""
         await self._call_hooks(message)
         arguments = handler.arguments(message, max_depth=self._limits.max_depth)
-        deadline = math.inf if request.scope in (None, self._conn._work.standing) else request.scope.deadline
+        deadline = math.inf if request.scope is None else request.scope.deadline
 
         async def emit(item: Any) -> None:
             assert request.id is not None
@@ -323,14 +296,14 @@ class Dispatcher:
         fatal = isinstance(error, InternalError) and error.fatal
         if isinstance(error, InternalError) and error.__cause__ is not None:
             if not isinstance(error, AlreadyReported):  # which has been reported
-                await self._report(error.__cause__, f"action {request.name}")
+                await self._report(error.__cause__, f"action {_name(request)}")
             error = self._node.told(error.__cause__)
         await self.tell(request, error)
         if fatal:
             self._conn.close(1011, "internal error")
 
     async def _crashed(self, request: Request, error: Exception) -> None:
-        await self._report(error, f"action {request.name}")
+        await self._report(error, f"action {_name(request)}")
         await self.tell(request, self._node.told(error))
         self._conn.close(1011, "internal error")
 
@@ -346,31 +319,26 @@ class Dispatcher:
         try:
             await self._send(self._conn._format.error(request.id, error))
         except (EncodingError, MessageTooLarge) as exc:  # a code or a text of the program's
-            await self._report(exc, f"the error {type(error).__name__} of action {request.name}")
+            await self._report(exc, f"the error {type(error).__name__} of action {_name(request)}")
             self._conn.close(1011, "internal error")
 
     async def reply(self, request: Request, result: Any) -> None:
         """Answer a request, waiting for room. A connection that ends takes its replies with it, counted."""
-        answer = self._reply(request, result)
-        if answer is not None:
-            await answer()
-
-    def _reply(self, request: Request, result: Any) -> Answer | None:
-        """Answer a request; what is to be awaited for it, if there is no room now or it cannot be encoded."""
         try:
-            frame = self._reply_nowait(request, result, at_once=not self.inbox)
+            frame = self._reply_nowait(request, result)
+            if frame is not None:
+                await self._send(frame)
         except Exception as exc:  # it cannot be encoded, or is too large
-            return partial(self._crashed, request, exc)
-        return None if frame is None else partial(self._send, frame)
+            await self._crashed(request, exc)
 
-    def _reply_nowait(self, request: Request, result: Any, *, at_once: bool = False) -> Frame | None:
+    def _reply_nowait(self, request: Request, result: Any) -> Frame | None:
         """Answer a request; the frame if there is no room for it."""
         self.in_flight.discard(request)  # now: who has read the reply may use the id again
         if request.id is None:
             return None
         frame = self._conn._format.reply(request.id, result)
         try:
-            self._conn.outbox.send_nowait(frame, at_once=at_once)
+            self._conn.outbox.send_nowait(frame)
         except OutboxFull:
             return frame
         except ConnectionGone:
@@ -387,7 +355,27 @@ class Dispatcher:
 
     def describe(self) -> str:
         """What is in flight, for the log."""
-        return f"actions {sorted(request.name for request in self.in_flight)}"
+        return f"actions {sorted(_name(request) for request in self.in_flight)}"
+
+    async def _run_session(self, session: Session) -> None:
+        try:
+            with own_cancellations_only():
+                await session(self._conn)
+        except InternalError:
+            self._conn.close(1011, "internal error")  # a hook of a join that it made; reported there
+        except ActionError as exc:
+            self._conn.close(4500, exc.code)
+        except Exception as exc:
+            # At the end read_json raises ConnectionGone; at any other time that is about another connection.
+            if not (self._conn._taking_no_more and says_only_gone(exc)):
+                await self._node.errors.report(self._conn, exc, "session")
+                self._conn.close(1011, "internal error")
+        else:
+            if not self._conn._taking_no_more:  # or the drain would end with this code instead of its own
+                self._conn.close(1000)
+        finally:
+            self._session_runs = False
+            self._wake_idle()
 
     def _wake_idle(self) -> None:
         if self._idle is not None:
@@ -396,3 +384,11 @@ class Dispatcher:
 
 def _raise(error: Exception) -> NoReturn:
     raise error
+
+
+def _why_cut(request: Request) -> ActionError:
+    return RequestCancelled() if request.cancelled else DeadlineExceeded()
+
+
+def _name(request: Request) -> str:
+    return repr((request.message.action or "")[:200]) if request.message is not None else "?"

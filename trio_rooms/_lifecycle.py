@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextvars
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -79,9 +78,7 @@ async def live(conn: Connection, transport: Transport, *, deadline: float = math
 async def _serve(conn: Connection) -> None:
     """Middleware, on_connect, messages; returns when there is nothing more to dispatch."""
     conn._notify("$welcome", {"connection": conn.id})
-    registry = conn._node.registry
-    # The dispatcher has a scope of its own, so this one is for what the program does around it.
-    with conn._work.around if registry.connection_middleware or registry.hooks["on_connect"] else nullcontext():
+    with conn._work:
         try:
             with own_cancellations_only():
                 await compose(conn._node.registry.connection_middleware)(conn)
@@ -128,7 +125,7 @@ async def _greet_and_run(conn: Connection) -> None:
 async def _flush(conn: Connection, scope: trio.CancelScope) -> None:
     """Let the writer empty the outbox, for a bounded time; then ``scope`` is cancelled."""
     conn._end(conn._draining or Close(1000))
-    conn._work.cancel("the connection is closing")
+    conn._cancel_work("the connection is closing")
     conn._sink.finish()
     scope.deadline = min(scope.deadline, trio.current_time() + conn._node.config.close_timeout)
     if conn._writing:
@@ -171,7 +168,7 @@ def _transport_ended(conn: Connection, close: Close) -> None:
     conn._sink.discard()
     if close.by == "peer" and first:
         # What it sent before its close frame is still handled; nobody waits for the answers any more.
-        conn._work.limit(trio.current_time() + conn._node.config.close_timeout)
+        conn._work.deadline = trio.current_time() + conn._node.config.close_timeout
     elif first or (conn._closed is not None and conn._closed.by == "server"):
         conn._cancel_all(f"the connection was lost ({close.code})")
 

@@ -108,30 +108,6 @@ def test_bound_in_bytes() -> None:
         one_less.send_nowait(private("x" * 10))
 
 
-def test_at_once() -> None:
-    """A frame that is to go at once is written with what waits before it; without a plain socket it is the sink's."""
-    wakes: list[None] = []
-    sent: list[bytes] = []
-
-    def send_now(data: bytes) -> int:
-        sent.append(data)
-        return len(data)
-
-    outbox = make_outbox(wakes=wakes)
-    outbox.leave_to_flusher()
-    outbox.send_now = send_now
-    outbox.send_nowait(private(1), at_once=True)
-    assert (sent, wakes) == ([private(1).data], [])
-    outbox.send_nowait(private(2))
-    assert (len(sent), len(wakes)) == (1, 1)
-    outbox.send_nowait(private(3), at_once=True)
-    assert (sent[1:], len(wakes)) == ([private(2).data + private(3).data], 1)
-    outbox.send_now = None
-    outbox.send_nowait(private(4), at_once=True)
-    assert (len(sent), len(wakes)) == (2, 2)
-    check(outbox)
-
-
 def test_outbox_full_is_would_block() -> None:
     """Who knows trio's channels catches the same exception."""
     outbox = make_outbox(max_messages=1)

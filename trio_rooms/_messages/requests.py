@@ -17,7 +17,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from .._errors import ActionError, DeadlineExceeded, DuplicateId, RequestCancelled
+from .._errors import ActionError, DuplicateId
 from .codec import Id
 from .envelope import Message
 from .router import Handler
@@ -43,15 +43,6 @@ class Request:
     """Around its handler while that runs."""
     rest: Callable[[], Any] | None = None
     """Of a handler that was called when the message came: gives its result, or what is to be awaited for it."""
-
-    @property
-    def name(self) -> str:
-        """Its action, for the log."""
-        return repr((self.message.action or "")[:200]) if self.message is not None else "?"
-
-    def why_cut(self) -> ActionError:
-        """Why it did not come to its end: the client has cancelled it, or its time has passed."""
-        return RequestCancelled() if self.cancelled else DeadlineExceeded()
 
     def cancel(self) -> bool:
         """Cancel it; whether the caller has to answer it now: a handler that runs is answered when it has ended."""

@@ -164,15 +164,12 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     # Private frames
 
-    def send_nowait(self, frame: Frame, *, at_once: bool = False) -> None:
-        """Queue a private frame; raises :exc:`OutboxFull`, :exc:`ConnectionGone`, :exc:`MessageTooLarge`.
-
-        ``at_once``: nothing more is to come now with which it could be written together.
-        """
+    def send_nowait(self, frame: Frame) -> None:
+        """Queue a private frame; raises :exc:`OutboxFull`, :exc:`ConnectionGone`, :exc:`MessageTooLarge`."""
         cost = self._check(len(frame.data))
         if self._waiting or not self._fits_or_is_taken(cost):
             raise OutboxFull("the outbox is full")
-        self._append(frame, cost, at_once=at_once)
+        self._append(frame, cost)
 
     async def send(self, value: Frame) -> None:
         """Queue a private frame, waiting for room; first come, first served.
@@ -352,13 +349,10 @@ class Outbox(trio.abc.SendChannel[Frame]):
             self.backlog = backlog = backlog.copy()
         return backlog
 
-    def _append(self, item: Item, cost: int, *, at_once: bool = False) -> None:
+    def _append(self, item: Item, cost: int) -> None:
         self._own().add(item, cost)
         self._enqueued += 1
-        if at_once and self.send_now is not None:
-            self.flush()
-        else:
-            self.outlet.wake()
+        self.outlet.wake()
 
     def _check(self, size: int) -> int:
         if not self._open:
