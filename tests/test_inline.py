@@ -1,9 +1,10 @@
-"""`def` handlers, which the reader calls by itself where it can: nobody can tell the difference."""
+"""Who reads, and in which task and scope handlers run: nobody can tell the difference, whatever they are."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -102,13 +103,50 @@ async def test_as_any_handler(make: Callable[[Script], Handler], last: str, auto
     assert bool(expected[1]) is (last in ("crash", "close and crash", "unencodable", "stray"))
 
 
-@pytest.mark.parametrize(("options", "woken"), [({}, False), ({"middleware": [look_on]}, True)])
-async def test_the_connections_task_sleeps_on(options: Any, woken: bool, autojump_clock: MockClock) -> None:
-    """The connection's task is woken for a `def` handler only where something stands around that."""
+@pytest.mark.parametrize("options", [{}, {"middleware": [look_on]}])
+@pytest.mark.parametrize("make", [as_it_is, as_async, as_wrapper])
+async def test_the_reader_rests(make: Callable[[Handler], Handler], options: Any, autojump_clock: MockClock) -> None:
+    """The connection's task reads by itself from the second of the messages on whose handlers have not waited."""
     manager = Manager(**options)
-    manager.handle_message("look", lambda conn: conn._dispatcher.inbox.waiting is None)
+    manager.handle_message("look", make(lambda conn, data: conn._dispatcher.inbox.resting is not None))
+
+    @manager.on("wait")
+    async def wait(conn: Connection) -> list[bool]:
+        before = conn._dispatcher.inbox.resting is not None
+        await trio.lowlevel.checkpoint()
+        return [before, conn._dispatcher.inbox.resting is not None]
+
     async with open_client(manager) as client:
-        assert await client.request("look") is woken
+        assert [await client.request("look", "") for _ in range(4)] == [False, True, True, True]
+        assert [await client.request("wait") for _ in range(3)] == [[True, False], [False, False], [False, False]]
+        assert [await client.request("look", "") for _ in range(3)] == [False, True, True]
+
+
+async def test_one_task(autojump_clock: MockClock) -> None:
+    """Handlers run in the connection's task from their first step on, whoever has read their message."""
+    manager = Manager()
+    tasks = set()
+
+    @manager.on("plain")
+    def plain(conn: Connection) -> None:
+        tasks.add(trio.lowlevel.current_task())
+
+    @manager.on("open")
+    async def open_scopes(conn: Connection) -> list[str]:
+        tasks.add(trio.lowlevel.current_task())
+        log = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep, 1)
+            with trio.move_on_after(2) as scope:
+                await trio.sleep_forever()
+            log.append("cancelled" if scope.cancelled_caught else "?")
+        tasks.add(trio.lowlevel.current_task())
+        return log
+
+    async with open_client(manager) as client:
+        for action in ("plain", "plain", "open", "open", "plain", "plain", "open"):
+            assert await client.request(action) == (None if action == "plain" else ["cancelled"])
+    assert len(tasks) == 1
 
 
 async def test_order(autojump_clock: MockClock) -> None:
@@ -294,3 +332,223 @@ async def test_an_id_is_free_when_its_reply_is_written(autojump_clock: MockClock
             (reply,) = await receive_all(client)
             assert reply["id"] == 1
             assert in_flight == [[]]
+
+
+@attrs.define(eq=False)
+class Cut:
+    """What a handler does about its cancellation."""
+
+    valve: Valve
+
+    async def __call__(self, conn: Connection, how: str) -> str:
+        try:
+            await self.valve.wait()
+        except trio.Cancelled:
+            if how == "hide":
+                return "hidden"
+            if how == "refuse":
+                raise ActionError("NO") from None
+            raise
+        finally:
+            if how == "crash":
+                raise ValueError
+        return "passed"
+
+    async def together(self, conn: Connection) -> None:
+        """Fail for two reasons at once."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self, conn, "crash")
+            nursery.start_soon(self, conn, "pass")
+
+
+def cut_manager(valve: Valve, errors: list[str], **options: Any) -> Manager:
+    """Handlers that wait for the valve, and one that does not."""
+    manager = Manager(**options)
+    cut = Cut(valve)
+
+    @manager.on("cut")
+    async def wait(conn: Connection, data: str) -> str:
+        return await cut(conn, data)
+
+    manager.handle_message("together", cut.together)
+    manager.handle_message("note", lambda conn, message: message.data)
+    manager.on_error(lambda conn, error: errors.append(type(error).__name__))
+    return manager
+
+
+@pytest.mark.parametrize("notes", [0, 3])
+@pytest.mark.parametrize("by", ["cancel", "deadline"])
+@pytest.mark.parametrize(
+    ("how", "told", "error"),
+    [("pass", None, None), ("hide", "hidden", None), ("refuse", "NO", None), ("crash", "INTERNAL", "ValueError")],
+)
+async def test_a_handler_that_is_cut(
+    how: str, told: str | None, error: str | None, by: str, notes: int, autojump_clock: MockClock
+) -> None:
+    """A handler that is cut has the last word, as ever; the messages behind it have their turn."""
+    valve, errors = Valve(), list[str]()
+    manager = cut_manager(valve, errors)
+    async with open_client(manager) as client:
+        for number in range(notes):
+            assert await client.request("note", number) == number
+        timeout = {"timeout_ms": 500} if by == "deadline" else {}
+        await client.send_json({"action": "cut", "data": how, "id": "cut", **timeout})
+        await send_together(client, *({"action": "note", "data": n, "id": n} for n in (1, 2)))
+        if by == "cancel":
+            await client.send_action("$cancel", {"id": "cut"})
+        first, *rest = await receive_all(client)
+        assert valve.cancelled == 1
+        expected = told or ("CANCELLED" if by == "cancel" else "DEADLINE_EXCEEDED")
+        assert first["id"] == "cut"
+        assert (first["data"] if "data" in first else code_of(first)) == expected
+        assert errors == ([] if error is None else [error])
+        if error is None:
+            assert [reply["data"] for reply in rest] == [1, 2]
+            valve.opened.set()
+            assert await client.request("cut", "pass") == "passed"
+            assert await client.request("note", 5) == 5
+        else:
+            assert rest == [1011]
+
+
+async def test_a_handler_that_is_cut_and_fails(autojump_clock: MockClock) -> None:
+    """Of a group of a cancellation of ours and an error the error is reported, and ends the connection."""
+    valve, errors = Valve(), list[str]()
+    async with open_client(cut_manager(valve, errors)) as client:
+        await client.send_action("together", id=1)
+        await client.send_action("$cancel", {"id": 1})
+        answer, code = await receive_all(client)
+    assert (code_of(answer), code) == ("INTERNAL", 1011)
+    assert errors == ["ExceptionGroup"]
+
+
+async def test_a_cancel_that_comes_too_late(autojump_clock: MockClock) -> None:
+    """A `$cancel` of a request whose handler has failed, while that is reported, changes nothing."""
+    manager = Manager()
+    valve = Valve()
+    manager.handle_message("fail", lambda conn: 1 / 0)
+
+    @manager.on_error
+    async def wait(conn: Connection | None, error: BaseException) -> None:
+        await valve.wait()
+
+    async with open_client(manager) as client:
+        await client.send_action("fail", id=1)
+        await wait_all_tasks_blocked()
+        await client.send_action("$cancel", {"id": 1})
+        await wait_all_tasks_blocked()
+        valve.opened.set()
+        answer, code = await receive_all(client)
+    assert (code_of(answer), code) == ("INTERNAL", 1011)
+    assert valve.cancelled == 0
+
+
+async def test_a_handler_that_waits_holds_up_nothing_else(autojump_clock: MockClock) -> None:
+    """Invariant 4: pings, `$leave` and `$cancel` that came with a request act while its handler waits."""
+    manager = Manager()
+    valve = Valve()
+    manager.handle_message("note", lambda conn: None)
+
+    @manager.on("wait")
+    async def wait(conn: Connection) -> None:
+        await valve.wait()
+
+    async with open_client(manager) as client:
+        for _ in range(3):
+            await client.request("note")
+        await send_together(
+            client,
+            {"action": "wait", "id": "a"},
+            {"action": "wait", "id": "b"},
+            {"action": "$leave", "data": {"room": "r"}, "id": "c"},
+            {"action": "$cancel", "data": {"id": "b"}},
+        )
+        await client.ping(b"?")
+        assert [reply["id"] for reply in await receive_all(client)] == ["c", "b"]
+        assert await client.receive_pong() == b"?"
+        valve.opened.set()
+        assert [reply["id"] for reply in await receive_all(client)] == ["a"]
+
+
+@pytest.mark.parametrize("make", [as_it_is, as_async])
+async def test_others_get_their_turn(make: Callable[[Handler], Handler], autojump_clock: MockClock) -> None:
+    """P5: a client whose requests come by the thousand at once is answered in order, and others run meanwhile."""
+    limits = Limits(inbox_messages=10_000, outbox_messages=10_000)
+    manager = Manager(config=Config(limits=limits, read_buffer_size=1 << 20))
+    handled: list[int] = []
+    manager.handle_message("count", make(lambda conn, data: handled.append(1)))
+    turns: list[int] = []
+
+    async def take_turns() -> None:
+        while True:
+            turns.append(len(handled))
+            await trio.lowlevel.checkpoint()
+
+    async with open_client(manager) as client, trio.open_nursery() as nursery:
+        for _ in range(2):
+            await client.request("count", "")
+        nursery.start_soon(take_turns)
+        await send_together(client, *({"action": "count", "data": "", "id": n} for n in range(3000)))
+        assert [(await client.receive_json())["id"] for _ in range(3000)] == list(range(3000))
+        nursery.cancel_scope.cancel()
+    assert max(after - before for before, after in pairwise(turns)) <= 64
+
+
+@pytest.mark.parametrize("how", ["close", "drain", "leave", "vanish"])
+async def test_an_end_while_the_reader_rests(how: str, autojump_clock: MockClock) -> None:
+    """Invariant 2: a connection that reads by itself ends as any other, whoever ends it, at once."""
+    manager = Manager()
+    manager.handle_message("note", lambda conn: None)
+    ends: list[Any] = []
+    manager.on_disconnect(lambda conn, close: ends.append((close.code, close.by)))
+    started = trio.current_time()
+    async with serve_in_memory(manager) as memory:
+        client = await memory.connect()
+        for _ in range(3):
+            await client.request("note")
+        (conn,) = manager.connections.values()
+        assert conn._dispatcher.inbox.resting is not None
+        if how == "close":
+            conn.close(4001)
+            assert await receive_all(client) == [4001]
+        elif how == "drain":
+            manager.begin_shutdown()
+            assert await receive_all(client) == [1012]
+        elif how == "leave":
+            await client.close(4002)
+        else:
+            await client.aclose()
+        await conn.wait_closed()
+    expected = {
+        "close": (4001, "server"),
+        "drain": (1012, "server"),
+        "leave": (4002, "peer"),
+        "vanish": (1006, "network"),
+    }
+    assert ends == [expected[how]]
+    assert trio.current_time() - started < 3
+
+
+async def test_a_scope_around_a_connection(autojump_clock: MockClock) -> None:
+    """A scope of connection middleware that a handler cancels lets none of the messages behind it have their turn."""
+    manager = Manager()
+    handled: list[str] = []
+
+    @manager.use_connection
+    async def around(conn: Connection, call_next: Callable[[Connection], Awaitable[None]]) -> None:
+        with trio.CancelScope() as scope:
+            conn.metadata["scope"] = scope
+            await call_next(conn)
+
+    @manager.on("note")
+    def note(conn: Connection, data: str) -> None:
+        handled.append(data)
+        if data == "stop":
+            conn.metadata["scope"].cancel()
+
+    async with open_client(manager) as client:
+        for _ in range(3):
+            await client.request("note", "before")
+        await send_together(client, *({"action": "note", "data": data} for data in ("now", "stop", "behind", "behind")))
+        assert await receive_all(client) == [1000]
+    assert handled == ["before"] * 3 + ["now", "stop"]

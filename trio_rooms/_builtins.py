@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -76,13 +77,15 @@ async def leave(dispatcher: Dispatcher, request: Request) -> None:
     try:
         room = _decode(dispatcher, _leave_decoder, request).room
     except BadMessage as exc:
-        await dispatcher.tell(request, exc)
+        await dispatcher.in_flight.tell(request, exc)
         return
     cancelled = [one for one in dispatcher.in_flight if one.joins == room and one.cancel()]
     dispatcher._conn.leave(room)
     for one in cancelled:
-        await dispatcher.tell(one, RequestCancelled())
-    await dispatcher.reply(request, {"room": room})
+        await dispatcher.in_flight.tell(one, RequestCancelled())
+    rest = dispatcher.in_flight.answer(request, {"room": room})
+    if rest is not None:
+        await rest
 
 
 async def cancel(dispatcher: Dispatcher, request: Request) -> None:
@@ -90,11 +93,18 @@ async def cancel(dispatcher: Dispatcher, request: Request) -> None:
     try:
         ident = _decode(dispatcher, _cancel_decoder, request).id
     except BadMessage as exc:
-        await dispatcher.tell(request, exc)
+        await dispatcher.in_flight.tell(request, exc)
         return
     cancelled = dispatcher.in_flight.find(ident)
     if cancelled is not None and cancelled.cancel():
-        await dispatcher.tell(cancelled, RequestCancelled())
+        await dispatcher.in_flight.tell(cancelled, RequestCancelled())
+
+
+#: What acts when it is read, and never waits for a handler.
+AT_ONCE: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[None]]]] = {
+    "$cancel": cancel,
+    "$leave": leave,
+}
 
 
 def _decode(dispatcher: Dispatcher, decoder: msgspec.json.Decoder[Any], request: Request) -> Any:

@@ -18,7 +18,7 @@ LIMITS = Limits()
 
 
 def read(text: str, limits: Limits = LIMITS) -> Message:
-    return parse(text, limits, now=100.0)
+    return parse(text, limits, clock=lambda: 100.0)
 
 
 def refused(text: str, limits: Limits = LIMITS) -> Malformed:

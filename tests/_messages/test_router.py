@@ -58,7 +58,7 @@ def taking(annotation: Any) -> Handler:
 
 
 def message(data: str | None = None) -> Message:
-    return parse("{}" if data is None else f'{{"data":{data}}}', Limits(), now=0.0)
+    return parse("{}" if data is None else f'{{"data":{data}}}', Limits(), clock=lambda: 0.0)
 
 
 def decoded(annotation: Any, data: str | None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import attrs
@@ -72,8 +73,8 @@ class Message:
         return decode_as(msgspec.json.Decoder(type), self.raw, max_depth=self._max_depth)
 
 
-def parse(text: str, limits: Limits, *, now: float) -> Message:
-    """Decode the envelope of a message. Raises :exc:`Malformed`."""
+def parse(text: str, limits: Limits, *, clock: Callable[[], float]) -> Message:
+    """Decode the envelope of a message. Raises :exc:`Malformed`. The clock is asked where there is a ``timeout_ms``."""
     try:
         envelope = _envelope_decoder.decode(text)
     except _DECODE_ERRORS as exc:
@@ -87,7 +88,7 @@ def parse(text: str, limits: Limits, *, now: float) -> Message:
     timeout = envelope.timeout_ms
     if timeout is not None and not timeout > 0:
         raise Malformed("timeout_ms is a positive number", ident)
-    deadline = math.inf if timeout is None else now + timeout / 1000
+    deadline = math.inf if timeout is None else clock() + timeout / 1000
     return Message(action, ident, envelope.room, deadline, bytes(envelope.data), text, limits.max_depth)
 
 

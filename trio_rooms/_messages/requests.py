@@ -5,13 +5,16 @@ middle of what has been read; before the transport reads *again* it waits at the
 than ``limit`` messages are left. So the bound is the limit plus what one read brings, TCP slows a peer
 that sends faster than its handlers run, and control frames within what was read are still answered.
 
+To wake the dispatcher for a message costs as much as handling it. So the reader may hand over a message and *rest*:
+then the dispatcher reads by itself until it wakes the reader, which it does before it waits for anything but messages.
+
 Every connection has these, and most are idle: a queue and a gate are made when the first message has to wait.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -40,13 +43,13 @@ class Request:
     cancelled: bool = False
     """Cancelled by the client."""
     scope: trio.CancelScope | None = None
-    """Around its handler while that runs."""
-    rest: Callable[[], Any] | None = None
-    """Of a handler that was called when the message came: gives its result, or what is to be awaited for it."""
+    """Around its handler while that runs, and perhaps around what comes after it."""
+    over: bool = False
+    """Its handler has ended, too late to cancel it."""
 
     def cancel(self) -> bool:
         """Cancel it; whether the caller has to answer it now: a handler that runs is answered when it has ended."""
-        if self.cancelled:
+        if self.cancelled or self.over:
             return False
         self.cancelled = True
         if self.scope is not None:
@@ -64,7 +67,7 @@ class Inbox:
     A request that comes while the dispatcher waits for one is handed to it at once and is never queued.
     """
 
-    __slots__ = ("_closed", "_gate", "_handed", "_limit", "_queue", "_taken", "waiting")
+    __slots__ = ("_gate", "_handed", "_limit", "_queue", "_taken", "closed", "reading", "resting", "waiting")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -74,11 +77,16 @@ class Inbox:
         """The dispatcher's task while it waits for a request: there is none, and none that is being handled."""
         self._handed: Request | None = None
         self._taken = 0
-        self._closed = False
+        self.closed: bool = False
+        """Whether nothing more is taken in."""
+        self.resting: trio.lowlevel.Task | None = None
+        """The reader's task while it rests."""
+        self.reading: trio.CancelScope | None = None
+        """Around the dispatcher while it waits for what it reads by itself; cancelled by :meth:`close`."""
 
     def put(self, request: Request) -> bool:
         """Add a request; never refuses for want of room, see the module's theory. False after :meth:`close`."""
-        if self._closed:
+        if self.closed:
             return False
         if self.waiting is not None:
             self._handed = request
@@ -89,6 +97,17 @@ class Inbox:
             self._queue.append(request)
         return True
 
+    async def rest(self) -> None:
+        """For the reader: leave the reading to the dispatcher, which has just been handed a request."""
+        self.resting = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort_rest)
+
+    def wake_reader(self) -> None:
+        """For the dispatcher: leave the reading to the reader again, if it rests."""
+        if self.resting is not None:
+            trio.lowlevel.reschedule(self.resting)
+            self.resting = None
+
     def room(self) -> Awaitable[None] | None:
         """As :meth:`wait_for_room`, but None where there is nothing to await."""
         return self.wait_for_room() if len(self) >= self._limit else None
@@ -98,7 +117,7 @@ class Inbox:
 
         A checkpoint only if it is shut; reading is one anyway.
         """
-        while not self._closed and len(self) >= self._limit:
+        while not self.closed and len(self) >= self._limit:
             if self._gate is None:
                 self._gate = trio.lowlevel.ParkingLot()
             await self._gate.park()
@@ -119,7 +138,7 @@ class Inbox:
             if len(self._queue) < self._limit:
                 self._open_gate()
             return request
-        if not self._closed:
+        if not self.closed:
             self.waiting = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort)
         handed, self._handed = self._handed, None
@@ -127,12 +146,14 @@ class Inbox:
 
     def close(self, *, discard: bool) -> None:
         """Take nothing more in; with ``discard`` forget what waits. Idempotent."""
-        self._closed = True
+        self.closed = True
         if discard:
             self._queue = None
         self._open_gate()
         if self.waiting is not None:
             self._wake()
+        if self.reading is not None:
+            self.reading.cancel(reason="no more messages are taken")
 
     def __len__(self) -> int:
         return len(self._queue) if self._queue else 0
@@ -148,6 +169,10 @@ class Inbox:
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self.waiting = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _abort_rest(self, _: object) -> trio.lowlevel.Abort:
+        self.resting = None
         return trio.lowlevel.Abort.SUCCEEDED
 
 

@@ -108,13 +108,14 @@ class NativeTransport:
         # All that waits for the peer stands here: each coroutine in between would stay as long as the connection.
         while True:  # noqa: ASYNC913 - reading is a checkpoint
             while self._events:
-                if isinstance(self._events[-1], (str, bytes)):
-                    self._taken += 1
-                    if self._taken % _MESSAGES_PER_TURN == 0:
-                        await trio.lowlevel.checkpoint()  # before it is taken out: a cancel here loses no message
-                event = self._events.pop()
+                event = self._events[-1]
                 if isinstance(event, (str, bytes)):
+                    if self._taken:  # of the first one, reading was the checkpoint
+                        await self._pause()  # before it is taken out: a cancel here loses no message
+                    self._taken += 1
+                    self._events.pop()
                     return event
+                self._events.pop()
                 self._control(event)
             if self._closed is not None:
                 raise TransportClosed(self._closed)
@@ -128,6 +129,13 @@ class NativeTransport:
                     await self._read_in_time()
             except GONE:
                 self._events = [_LOST]
+
+    async def _pause(self) -> None:
+        """Between two messages of one read: a cancellation is seen, and others get their turn every so many."""
+        if self._taken % _MESSAGES_PER_TURN:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
 
     def _control(self, event: Ping | Pong | Close) -> None:
         if isinstance(event, Ping):
@@ -157,6 +165,7 @@ class NativeTransport:
             self._events = [_LOST]
             return
         self.last_heard = trio.current_time()
+        self._taken = 0
         events = self._reader.feed(data)
         if not self._reader.in_message:
             self._message_deadline = math.inf

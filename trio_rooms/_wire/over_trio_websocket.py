@@ -61,6 +61,7 @@ class TrioWebSocketTransport:
         self._torn = False
         self._heard = trio.current_time()
         self._waiting_for_room = False
+        self._too_big = False
         self.rtt: float | None = None
         self.on_control: Callable[[], None] = _nothing
 
@@ -94,6 +95,8 @@ class TrioWebSocketTransport:
 
     async def receive(self) -> str | bytes:
         """The next message; larger than the limit in bytes: 1009."""
+        if self._too_big:
+            raise TransportClosed(Close(1009, "message too big"))
         if self._line is None:
             self._waiting_for_room = True
             await self._before_read()
@@ -107,6 +110,7 @@ class TrioWebSocketTransport:
         # trio-websocket counts characters; a character can be four bytes.
         size = len(message.encode()) if isinstance(message, str) else len(message)
         if size > self._max_message_bytes:
+            self._too_big = True
             raise TransportClosed(Close(1009, "message too big"))
         return message
 

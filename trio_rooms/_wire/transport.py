@@ -73,7 +73,11 @@ class Transport(Protocol):
         """Seconds from the last answered ping to its pong."""
 
     async def receive(self) -> str | bytes:
-        """The next message. Raises :exc:`TransportClosed`."""
+        """The next message. Always a checkpoint, unless more than one message was read at once.
+
+        Raises :exc:`TransportClosed`, and does so again each time. A cancel loses no message, and another task may
+        receive next.
+        """
 
     async def send(self, frames: Sequence[Frame]) -> int:
         """Write as many of the frames, in order, as make one write; how many, at least one.
