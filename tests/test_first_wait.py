@@ -76,7 +76,7 @@ async def test_closed_while_it_waits() -> None:
             log.append("closed")
 
     outer = watched(work(), lambda: None)
-    outer.send(None)  # type: ignore[attr-defined]
-    outer.close()  # type: ignore[attr-defined]
+    outer.send(None)
+    outer.close()
     assert log == ["closed"]
     await trio.lowlevel.checkpoint()

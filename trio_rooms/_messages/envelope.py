@@ -83,7 +83,7 @@ def parse(text: str, limits: Limits, *, clock: Callable[[], float]) -> Message:
     if action is None and isinstance(envelope.type, str):
         action = envelope.type
     ident = envelope.id
-    if not _is_id(ident, limits):
+    if ident is not None and not _is_id(ident, limits):
         raise Malformed(_RULE_OF_IDS.format(limits.max_id_chars), None)
     timeout = envelope.timeout_ms
     if timeout is not None and not timeout > 0:
@@ -103,7 +103,9 @@ class Malformed(BadMessage):
 def decode_as(decoder: msgspec.json.Decoder[T], raw: bytes, *, max_depth: int) -> T:
     """Decode a payload; absent is null. Raises :exc:`BadMessage` with a text fit for the client."""
     try:
-        return decoder.decode(checked(raw, max_depth=max_depth))
+        if raw.count(b"[") + raw.count(b"{") > max_depth:
+            _check_depth(raw, max_depth)
+        return decoder.decode(raw or b"null")
     except _DECODE_ERRORS as exc:
         raise BadMessage(_told(exc)) from exc
 
@@ -111,7 +113,8 @@ def decode_as(decoder: msgspec.json.Decoder[T], raw: bytes, *, max_depth: int) -
 def checked(raw: bytes, *, max_depth: int) -> bytes:
     """A payload as JSON, with null for an absent one. Raises :exc:`BadMessage` if it is nested too deep."""
     try:
-        _check_depth(raw, max_depth)
+        if raw.count(b"[") + raw.count(b"{") > max_depth:
+            _check_depth(raw, max_depth)
     except _DECODE_ERRORS as exc:
         raise BadMessage(_told(exc)) from exc
     return raw or b"null"
@@ -126,11 +129,9 @@ def _told(exc: Exception) -> str:
     return "not valid UTF-8"
 
 
-def _is_id(ident: Id | None, limits: Limits) -> bool:
+def _is_id(ident: Id, limits: Limits) -> bool:
     if isinstance(ident, int):
         return -(2**63) <= ident < 2**63
-    if ident is None:
-        return True
     # What is printable holds no control character; what is not may be a space of some kind.
     return len(ident) <= limits.max_id_chars and (
         ident.isprintable() or not any(unicodedata.category(char) == "Cc" for char in ident)
@@ -143,13 +144,11 @@ def _salvage_id(text: str, limits: Limits) -> Id | None:
         ident = _id_decoder.decode(text).id
     except _DECODE_ERRORS:
         return None
-    return ident if _is_id(ident, limits) else None
+    return ident if ident is not None and _is_id(ident, limits) else None
 
 
 def _check_depth(raw: bytes, max_depth: int) -> None:
-    """Refuse nesting beyond the bound. Most payloads have fewer brackets than the bound and cost two counts."""
-    if raw.count(b"[") + raw.count(b"{") <= max_depth:
-        return
+    """Refuse nesting beyond the bound. For payloads with more brackets than that; most have fewer."""
     level: list[Any] = [msgspec.json.decode(raw)]
     for _ in range(max_depth):
         level = [child for parent in level for child in _children(parent)]

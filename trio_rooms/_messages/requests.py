@@ -189,16 +189,17 @@ class InFlight:
 
     def add(self, request: Request) -> None:
         """Enter a request. Raises :exc:`DuplicateId`; the request that has the id stays as it is."""
+        key = request if request.id is None else request.id
         if self._requests is None:
-            self._requests = {_key(request): request}
-        elif self._requests.setdefault(_key(request), request) is not request:
+            self._requests = {key: request}
+        elif self._requests.setdefault(key, request) is not request:
             raise DuplicateId
 
     def discard(self, request: Request) -> None:
         """The request has been answered, or is in this step: its id is free. Idempotent."""
         if self._requests is None:
             return
-        key = _key(request)
+        key = request if request.id is None else request.id
         if self._requests.get(key) is request:
             del self._requests[key]
             if not self._requests:
@@ -210,7 +211,3 @@ class InFlight:
 
     def __iter__(self) -> Iterator[Request]:
         return iter(() if self._requests is None else tuple(self._requests.values()))
-
-
-def _key(request: Request) -> Id | Request:
-    return request if request.id is None else request.id

@@ -18,7 +18,7 @@ _FIN_PONG = 0x8A
 OVERHEAD = 64
 
 
-@attrs.frozen(eq=False, weakref_slot=False)
+@attrs.define(eq=False, weakref_slot=False)  # not frozen, which triples what making one costs; nobody changes one
 class Frame:
     """One data frame, ready for the socket.
 

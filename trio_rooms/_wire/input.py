@@ -8,6 +8,7 @@ Over a plain socket we wait first and read then, by ourselves.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Awaitable
 from typing import Protocol
@@ -29,7 +30,10 @@ class Input(Protocol):
 def input_of(stream: trio.abc.Stream) -> Input:
     """The input of a stream."""
     if isinstance(stream, trio.SocketStream) and sys.platform != "win32":
-        return _SocketInput(stream)
+        # Trio has no name for a read that does not wait, only for the socket that has one.
+        plain = getattr(stream.socket, "_sock", None)
+        if isinstance(plain, socket.socket):
+            return _SocketInput(plain)
     return _StreamInput(stream)
 
 
@@ -62,16 +66,17 @@ class _StreamInput:
 class _SocketInput:
     __slots__ = ("_socket",)
 
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._socket = stream.socket
+    def __init__(self, plain: socket.socket) -> None:
+        self._socket = plain
 
     async def read(self, max_bytes: int) -> bytes:
+        plain = self._socket
         while True:  # noqa: ASYNC913 - waiting is a checkpoint
             # The descriptor is asked for each time: its number may belong to somebody else once this one is closed.
-            if self._socket.fileno() < 0:
+            if plain.fileno() < 0:
                 raise trio.ClosedResourceError("the socket was closed")  # epoll would raise ValueError
-            await trio.lowlevel.wait_readable(self._socket)
+            await trio.lowlevel.wait_readable(plain)
             try:
-                return os.read(self._socket.fileno(), max_bytes)
+                return os.read(plain.fileno(), max_bytes)
             except BlockingIOError:
                 pass  # a false alarm, which select(2) speaks of

@@ -167,12 +167,13 @@ class NativeTransport:
         self.last_heard = trio.current_time()
         self._taken = 0
         events = self._reader.feed(data)
+        if len(events) > 1:
+            events.reverse()
+        self._events = events
         if not self._reader.in_message:
             self._message_deadline = math.inf
         elif self._message_deadline == math.inf or any(isinstance(event, (str, bytes)) for event in events):
             self._message_deadline = self.last_heard + self._message_timeout  # what is begun now is another message
-        events.reverse()
-        self._events = events
 
     async def _wait_for(self, room: Awaitable[None]) -> None:
         paused_at = trio.current_time()

@@ -115,7 +115,7 @@ class FrameReader:
         if self.ended:
             return []
         events: list[Event] = []
-        if not self.in_message:
+        if not (self._buffer or self._to_engine or self._fragments):  # as in_message, without the call
             used = self._take_whole_texts(data, events)
             if used == len(data):
                 return events
