@@ -31,6 +31,10 @@ class Failure:
         self.error = error
 
 
+class HookFailed(InternalError):
+    """An ``on_message`` hook raised what is not for the client, and is not reported yet."""
+
+
 class Answers(InFlight):
     """The requests of one connection that have not been answered yet, and how they are."""
 
@@ -101,7 +105,8 @@ class Answers(InFlight):
         fatal = isinstance(error, InternalError) and error.fatal
         if isinstance(error, InternalError) and error.__cause__ is not None:
             if not isinstance(error, AlreadyReported):  # which has been reported
-                await self.report(error.__cause__, f"action {name_of(request)}")
+                what = "on_message" if isinstance(error, HookFailed) else f"action {name_of(request)}"
+                await self.report(error.__cause__, what)
             error = self._conn._node.told(error.__cause__)
         await self.tell(request, error)
         if fatal:

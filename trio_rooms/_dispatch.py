@@ -17,12 +17,13 @@ each handler. A ``$cancel`` or a deadline cancels that scope; what it has cancel
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
-from ._answers import Answers, Failure, name_of
+from ._answers import Answers, Failure, HookFailed, name_of
 from ._boundary import is_awaitable, own_cancellations_only, refuse_stray, says_only_gone
 from ._builtins import AT_ONCE, join, room_to_join
 from ._context import enter_handler
@@ -37,7 +38,6 @@ from ._errors import (
     UnknownAction,
 )
 from ._first_wait import watched
-from ._hooks import AlreadyReported
 from ._messages.envelope import Malformed, Message, parse
 from ._messages.requests import ANSWERED, Inbox, Request
 from ._messages.router import Handler
@@ -65,6 +65,7 @@ class Dispatcher:
         "_idle",
         "_limits",
         "_node",
+        "_onion",
         "_session_runs",
         "_straight",
         "_to_session",
@@ -80,7 +81,8 @@ class Dispatcher:
         self._limits = conn._node.config.limits
         self.inbox = Inbox(self._limits.inbox_messages)
         self.in_flight = Answers(conn)
-        self._straight = not (self._node.registry.middleware or self._node.registry.hooks["on_message"])
+        self._onion = bool(self._node.registry.middleware)
+        self._straight = not (self._onion or self._node.registry.hooks["on_message"])
         self._current: Request | None = None
         # Whether what had its turn last had to wait. At first that is not known, and most begin with a join.
         self._waited = True
@@ -298,8 +300,8 @@ class Dispatcher:
                 if not is_awaitable(result):  # it is, too, if an undeclared wrapper around an async function returns it
                     return result
             else:
-                result = self._call(request, message, handler, deadline)
-            if deadline == math.inf:
+                result = self._call(request, message, handler, deadline, scope)
+            if deadline == math.inf:  # of most: moving a scope's deadline costs nearly as much as the scope
                 return await result
             scope.deadline = deadline
             try:
@@ -310,37 +312,39 @@ class Dispatcher:
             refuse_stray(exc)
             raise
 
-    async def _call(self, request: Request, message: Message, handler: Handler, deadline: float) -> Any:
+    async def _call(
+        self, request: Request, message: Message, handler: Handler, deadline: float, scope: trio.CancelScope
+    ) -> Any:
         """Call a handler that streams, or that stands behind hooks and middleware."""
-        await self._call_hooks(message)
+        try:
+            await self._conn._hooks.run("on_message", self._conn, message, scope=scope)
+        except ActionError:
+            raise
+        except Exception as exc:
+            raise HookFailed from exc
         arguments = handler.arguments(message, max_depth=self._limits.max_depth)
+        if handler.streams:
+            return await self._stream(
+                request, Context(self._conn, message, deadline, handler, arguments, partial(self._emit, request))
+            )
+        if self._onion:
+            return await self._node.call_handler(Context(self._conn, message, deadline, handler, arguments, None))
+        result = handler.function(self._conn, *arguments)
+        return await result if is_awaitable(result) else result
 
-        async def emit(item: Any) -> None:
-            assert request.id is not None
-            await self.in_flight.send(self._conn._format.item(request.id, item))
-
-        ctx = Context(self._conn, message, deadline, handler, arguments, emit)
-        result = await self._node.call_handler(ctx)
-        if not handler.streams:
-            return result
+    async def _stream(self, request: Request, ctx: Context) -> Any:
         assert request.id is not None
+        result = await self._node.call_handler(ctx)
         if result is not None:  # middleware answered by itself
-            await emit(result)
+            await self._emit(request, result)
         end = self._conn._format.end(request.id)
         self.in_flight.discard(request)  # who has read the end may use the id again
         await self.in_flight.send(end)
         return ANSWERED
 
-    async def _call_hooks(self, message: Message) -> None:
-        if not self._node.registry.hooks["on_message"]:
-            return
-        try:
-            await self._conn._hooks.run("on_message", self._conn, message)
-        except ActionError:
-            raise
-        except Exception as exc:
-            await self.in_flight.report(exc, "on_message")  # noqa: ASYNC120 - which logs it first
-            raise AlreadyReported from exc
+    async def _emit(self, request: Request, item: Any) -> None:
+        assert request.id is not None
+        await self.in_flight.send(self._conn._format.item(request.id, item))
 
     def describe(self) -> str:
         """What is in flight, for the log."""

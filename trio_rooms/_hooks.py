@@ -12,19 +12,20 @@ the turn lasts.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import attrs
 import trio
 
-from ._boundary import own_cancellations_only
+from ._boundary import is_awaitable, own_cancellations_only
 from ._errors import AlreadyServing, HookTimeout, InternalError, UsageError
+from ._first_wait import watched
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -67,14 +68,62 @@ class AlreadyReported(InternalError):
     """A hook, ``authorize`` or the broker raised what is not for the client; it was reported where that happened."""
 
 
-async def call_hook(hook: Hook, *args: object, timeout: float) -> None:  # noqa: ASYNC109 - a setting, not the caller's patience
-    """Call one hook, ``def`` or ``async def``. Raises what it raises, or :exc:`HookTimeout`."""
-    with trio.move_on_after(timeout) as scope, own_cancellations_only():
+async def call_hook(hook: Hook, *args: object, timeout: float, scope: trio.CancelScope | None = None) -> None:  # noqa: ASYNC109 - a setting, not the caller's patience
+    """Call one hook, ``def`` or ``async def``. Raises what it raises, or :exc:`HookTimeout`.
+
+    ``scope`` is around the call anyway, with nothing else in it, and so can be spared one of its own: then it is that
+    which is cancelled when the time is over.
+    """
+    with own_cancellations_only():
         result = hook(*args)
-        if inspect.isawaitable(result):
-            await result
-    if scope.cancelled_caught:
-        raise HookTimeout(f"{_name(hook)} ran longer than {timeout} s")
+        if not is_awaitable(result):
+            return
+        if scope is not None and type(result) is CoroutineType:
+            await _await_within(scope, hook, result, timeout)
+            return
+    with trio.move_on_after(timeout) as own, own_cancellations_only():
+        await result
+    if own.cancelled_caught:
+        raise _too_long(hook, timeout)
+
+
+async def _await_within(
+    scope: trio.CancelScope,
+    hook: Hook,
+    coroutine: Coroutine[Any, Any, Any],
+    timeout: float,  # noqa: ASYNC109 - as above
+) -> None:
+    deadline, limit = scope.deadline, math.inf
+
+    def set_limit() -> None:
+        nonlocal limit
+        limit = trio.current_time() + timeout
+        if limit < deadline:
+            scope.deadline = limit
+
+    error: BaseException | None = None
+    try:
+        await watched(coroutine, set_limit)
+    except BaseException as exc:
+        error = exc
+    if limit < deadline:  # it had to wait
+        over = scope.cancel_called and trio.current_time() >= limit
+        scope.deadline = deadline
+        if over:
+            error = _without_cancelled(error) or _too_long(hook, timeout)
+    if error is not None:
+        raise error
+
+
+def _without_cancelled(error: BaseException | None) -> BaseException | None:
+    """What a scope would let pass that was cancelled."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1]
+    return None if isinstance(error, trio.Cancelled) else error
+
+
+def _too_long(hook: Hook, timeout: float) -> HookTimeout:
+    return HookTimeout(f"{_name(hook)} ran longer than {timeout} s")
 
 
 def _name(hook: Hook) -> str:
@@ -140,6 +189,26 @@ class _Call:
 _turns: ContextVar[frozenset[object]] = ContextVar("trio_rooms_hook_turns", default=frozenset())
 
 
+class _Entered:
+    """See ``HookQueue._entered``. A class, because with on_message each message has a turn."""
+
+    __slots__ = ("_queue", "_token")
+
+    def __init__(self, queue: HookQueue) -> None:
+        self._queue = queue
+        self._token: Token[frozenset[object]] | None = None
+
+    def __enter__(self) -> None:
+        current = self._queue._current = object()
+        self._token = _turns.set(_turns.get() | {current})
+
+    def __exit__(self, *_: object) -> None:
+        assert self._token is not None
+        _turns.reset(self._token)
+        self._queue._current = None
+        self._queue._pass_on()
+
+
 class HookQueue:
     """The line in which the hooks of one connection stand; see the module's theory."""
 
@@ -172,13 +241,25 @@ class HookQueue:
         with self._entered():
             yield
 
-    async def run(self, name: HookName, *args: object) -> None:
-        """Call the hooks of an event, if any, in their turn; the first that raises ends it with its exception."""
-        node = self._conn._node
-        if hooks := node.registry.hooks[name]:
-            async with self.turn():
-                for hook in hooks:
-                    await call_hook(hook, *args, timeout=node.config.hook_timeout)
+    async def run(self, name: HookName, *args: object, scope: trio.CancelScope | None = None) -> None:
+        """Call the hooks of an event, if any, in their turn; the first that raises ends it with its exception.
+
+        For ``scope`` see :func:`call_hook`.
+        """
+        hooks = self._conn._node.registry.hooks[name]
+        if not hooks:
+            return
+        timeout = self._conn._node.config.hook_timeout
+        if self.inside:
+            for hook in hooks:
+                await call_hook(hook, *args, timeout=timeout, scope=scope)
+            return
+        if self.busy:
+            await self._wait_turn()
+        self.busy = True
+        with self._entered():
+            for hook in hooks:
+                await call_hook(hook, *args, timeout=timeout, scope=scope)
 
     def post(self, name: HookName, *args: object) -> None:
         """Have the hooks of an event called when their turn has come; what they raise is reported."""
@@ -216,17 +297,9 @@ class HookQueue:
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
-    @contextmanager
-    def _entered(self) -> Iterator[None]:
+    def _entered(self) -> _Entered:
         """The turn itself; at its end it is somebody else's."""
-        self._current = object()
-        token = _turns.set(_turns.get() | {self._current})
-        try:
-            yield
-        finally:
-            _turns.reset(token)
-            self._current = None
-            self._pass_on()
+        return _Entered(self)
 
     async def _run(self) -> None:
         with self._entered():

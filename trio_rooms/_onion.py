@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from ._boundary import is_awaitable
 from ._messages.envelope import Message
 from ._messages.router import Handler
 
@@ -29,7 +29,8 @@ class Context:
     """The trio time at which the handler is cancelled; ``inf`` for never."""
     _handler: Handler = attrs.field(repr=False)
     _arguments: tuple[Any, ...] = attrs.field(repr=False)
-    _emit: Callable[[Any], Any] = attrs.field(repr=False)
+    _emit: Callable[[Any], Awaitable[None]] | None = attrs.field(repr=False)
+    """Sends an item of a stream; None where the handler does not stream."""
 
 
 def compose(middleware: list[Middleware]) -> CallNext:
@@ -41,8 +42,8 @@ def compose(middleware: list[Middleware]) -> CallNext:
 
 
 def _wrap(layer: Middleware, call_next: CallNext) -> CallNext:
-    async def wrapped(ctx: Context) -> Any:
-        return await layer(ctx, call_next)
+    def wrapped(ctx: Context) -> Awaitable[Any]:
+        return layer(ctx, call_next)
 
     return wrapped
 
@@ -50,10 +51,10 @@ def _wrap(layer: Middleware, call_next: CallNext) -> CallNext:
 async def _call_handler(ctx: Context) -> Any:
     """The core of the onion."""
     result = ctx._handler.function(ctx.conn, *ctx._arguments)
-    if ctx._handler.streams:
+    if ctx._emit is not None:
         async with aclosing(result) as items:
             async for item in items:
                 await ctx._emit(item)
         return None
     # Also what an undeclared wrapper around an async function returns.
-    return await result if inspect.isawaitable(result) else result
+    return await result if is_awaitable(result) else result

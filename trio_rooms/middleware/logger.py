@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -25,6 +25,8 @@ def logger(*, level: int = logging.INFO) -> Middleware:
     """
 
     async def log_message(ctx: Context, call_next: CallNext) -> Any:
+        if not ctx.conn.logger.isEnabledFor(level):
+            return await call_next(ctx)
         started = trio.current_time()
         outcome = "cancelled"
         try:
@@ -44,15 +46,17 @@ def logger(*, level: int = logging.INFO) -> Middleware:
 
 
 def _log(ctx: Context, level: int, outcome: str, duration: float) -> None:
-    conn, message = ctx.conn, ctx.message
-    if not conn.logger.isEnabledFor(level):
+    action = (ctx.message.action or "")[:_MAX_NAME]
+    fields = {"action": action, "request_id": ctx.message.id, "outcome": outcome, "duration": duration}
+    # As ``ctx.conn.logger.log`` does it, but for the search through the stack for who has called, which always is us.
+    adapter, args = ctx.conn.logger, (action, outcome, duration * 1000)
+    text, options = adapter.process("%r %s in %.1f ms", {"extra": fields})
+    extra = options.pop("extra")
+    if options:  # an adapter of the program's wants more than fields
+        adapter.logger.log(level, text, *args, extra=extra, **options)
         return
-    action = (message.action or "")[:_MAX_NAME]
-    conn.logger.log(
-        level,
-        "%r %s in %.1f ms",
-        action,
-        outcome,
-        duration * 1000,
-        extra={"action": action, "request_id": message.id, "outcome": outcome, "duration": duration},
-    )
+    log = adapter.logger
+    log.handle(log.makeRecord(log.name, level, __file__, _LINE, text, args, None, _log.__name__, extra))
+
+
+_LINE: Final = _log.__code__.co_firstlineno
