@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from hall import Gate, attempt, hall, of, pause, record, settle
+from messages import code_of, receive_all
 from trio_rooms import (
     ActionError,
     AlreadyServing,
@@ -27,7 +29,7 @@ from trio_rooms import (
     UsageError,
     current_connection,
 )
-from trio_rooms.testing import HandshakeRefused, ReplyError
+from trio_rooms.testing import HandshakeRefused, ReplyError, open_client
 
 SECRET = "the text of an exception"
 
@@ -309,6 +311,79 @@ async def test_on_message(misdeed: tuple[Callable[[], Any], str], autojump_clock
         assert handled == []
         assert await guest.client.request("good") == "good"
         assert of(log, "error") == [(reported,)]
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+@pytest.mark.parametrize(
+    ("how", "by", "told", "reported"),
+    [
+        ("pass", "the hook's time", "INTERNAL", ["HookTimeout"]),
+        ("swallow", "the hook's time", "INTERNAL", ["HookTimeout"]),
+        ("fail", "the hook's time", "INTERNAL", ["ValueError"]),
+        ("fail twice", "the hook's time", "INTERNAL", ["ValueError"]),
+        ("pass", "a cancel", "CANCELLED", []),
+        ("pass", "the message's time", "DEADLINE_EXCEEDED", []),
+        ("fail", "a cancel", "INTERNAL", ["ValueError"]),
+        ("in time", "", None, []),
+        ("in time", "the message's time, later", "DEADLINE_EXCEEDED", []),
+    ],
+)
+async def test_an_on_message_that_is_cut(
+    how: str, by: str, told: str | None, reported: list[str], concurrent: bool, autojump_clock: MockClock
+) -> None:
+    """Whatever cuts an on_message that waits, its message is answered once, and the messages behind it are handled."""
+    manager = Manager(config=Config(hook_timeout=3))
+    errors: list[str] = []
+    manager.on_error(lambda conn, error: errors.append(type(error).__name__))
+
+    async def wait_and_fail() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError
+
+    @manager.on_message
+    async def check(conn: Connection, message: Message) -> None:
+        if message.action != "act":
+            return
+        if how == "in time":
+            await trio.sleep(2)
+        elif how == "fail twice":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait_and_fail)
+                nursery.start_soon(trio.sleep_forever)
+        elif how == "fail":
+            await wait_and_fail()
+        else:
+            with suppress(trio.Cancelled if how == "swallow" else KeyError):
+                await trio.sleep_forever()
+
+    @manager.on("act", concurrent=concurrent)
+    async def act(conn: Connection) -> str:
+        await trio.sleep(10 if by else 3)
+        return "done"
+
+    manager.handle_message("note", lambda conn, message: message.data)
+    async with open_client(manager) as client:
+        for number in range(3):
+            assert await client.request("note", number) == number
+        timeout = {"the message's time": 1000, "the message's time, later": 4000}.get(by)
+        message = {"action": "act", "id": "x"}
+        await client.send_json(message if timeout is None else {**message, "timeout_ms": timeout})
+        await wait_all_tasks_blocked()
+        if by == "a cancel":
+            await client.send_action("$cancel", {"id": "x"})
+        (answer,) = await receive_all(client, 20)
+        assert answer["id"] == "x"
+        assert code_of(answer) == told
+        assert type_names(errors) == reported
+        for number in range(3):
+            assert await client.request("note", number) == number
+
+
+def type_names(errors: list[str]) -> list[str]:
+    """What was reported, the groups of one error as that error."""
+    return ["ValueError" if name == "ExceptionGroup" else name for name in errors]
 
 
 async def test_on_message_says_no(autojump_clock: MockClock) -> None:

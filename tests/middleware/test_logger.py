@@ -221,6 +221,37 @@ async def test_adapters_add_up(caplog: pytest.LogCaptureFixture, autojump_clock:
     assert second.action == "act"  # type: ignore[attr-defined]
 
 
+class WithStack(logging.LoggerAdapter[Any]):
+    """An adapter that wants more than fields."""
+
+    def process(self, msg: Any, kwargs: Any) -> Any:
+        return msg, {**kwargs, "stack_info": True}
+
+
+@pytest.mark.parametrize("with_stack", [False, True])
+async def test_records_are_whole(with_stack: bool, caplog: pytest.LogCaptureFixture, autojump_clock: object) -> None:
+    """A record names its place in the program, passes the logger's filters, and has what adapters add."""
+    caplog.set_level(logging.INFO, NAME)
+    log = logging.getLogger(NAME)
+    manager = Manager(middleware=[logger()], logger=WithStack(log, {}) if with_stack else log)
+    manager.handle_message("act", lambda conn: None)
+    manager.handle_message("quiet", lambda conn: None)
+
+    def loud(record: logging.LogRecord) -> bool:
+        return record.action != "quiet"  # type: ignore[attr-defined,no-any-return]
+
+    log.addFilter(loud)
+    try:
+        async with open_client(manager) as client:
+            await client.request("act", id=1)
+            await client.request("quiet", id=1)
+    finally:
+        log.removeFilter(loud)
+    (record,) = caplog.records
+    assert (record.module, record.funcName, record.lineno > 1) == ("logger", "_log", True)
+    assert bool(record.stack_info) is with_stack
+
+
 async def test_what_middleware_inside_returns_passes(autojump_clock: object) -> None:
     """The logger changes neither results nor errors."""
 
