@@ -25,30 +25,31 @@ class Format:
 
     def publication(self, publication: Publication) -> Frame:
         """The frame of an event."""
-        return self._frame(self.codec.publication(publication.room, publication.action, publication.data))
+        return _text(self.codec.publication(publication.room, publication.action, publication.data))
 
     def direct(self, obj: object, action: str | None = None) -> Frame:
         """The frame of a message to one connection."""
-        return self._frame(self.codec.direct(obj, action))
+        return _text(self.codec.direct(obj, action))
 
     def reply(self, ident: Id, data: object) -> Frame:
         """The frame of a result."""
-        return self._frame(self.codec.reply(ident, data))
+        return _text(self.codec.reply(ident, data))
 
     def item(self, ident: Id, data: object) -> Frame:
         """The frame of one of several results."""
-        return self._frame(self.codec.item(ident, data))
+        return _text(self.codec.item(ident, data))
 
     def end(self, ident: Id) -> Frame:
         """The frame that ends several results."""
-        return self._frame(self.codec.end(ident))
+        return _text(self.codec.end(ident))
 
     def error(self, ident: Id | None, error: ActionError) -> Frame:
         """The frame of a failure."""
-        return self._frame(self.codec.error(ident, error))
+        return _text(self.codec.error(ident, error))
 
-    def _frame(self, payload: bytes) -> Frame:
-        return make_frame(payload, text=True)
+
+def _text(payload: bytes) -> Frame:
+    return make_frame(payload, text=True)
 
 
 PLAIN: Final = Format(Plain())

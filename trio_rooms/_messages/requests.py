@@ -110,7 +110,7 @@ class Inbox:
 
     def room(self) -> Awaitable[None] | None:
         """As :meth:`wait_for_room`, but None where there is nothing to await."""
-        return self.wait_for_room() if len(self) >= self._limit else None
+        return self.wait_for_room() if self._queue and len(self._queue) >= self._limit else None
 
     async def wait_for_room(self) -> None:
         """The gate: what a transport awaits before it reads more. Open for ever once the inbox is closed.

@@ -89,6 +89,7 @@ class FrameReader:
         "_to_engine",
         "_wanted",
         "ended",
+        "in_message",
     )
 
     def __init__(self, *, max_message_bytes: int, max_fragments: int) -> None:
@@ -104,18 +105,15 @@ class FrameReader:
         self._message: bytearray | None = None
         self.ended = False
         """Whether a Close event has come."""
-
-    @property
-    def in_message(self) -> bool:
+        self.in_message = False
         """Whether a message has begun and is not complete."""
-        return bool(self._buffer or self._to_engine or self._fragments)
 
     def feed(self, data: bytes | bytearray) -> list[Event]:
         """The events that are complete with these bytes."""
         if self.ended:
             return []
         events: list[Event] = []
-        if not (self._buffer or self._to_engine or self._fragments):  # as in_message, without the call
+        if not self.in_message:
             used = self._take_whole_texts(data, events)
             if used == len(data):
                 return events
@@ -125,6 +123,7 @@ class FrameReader:
             self._take_frames(events)
         if self._wanted:
             self._look_ahead(events)
+        self.in_message = bool(self._buffer or self._to_engine or self._fragments)
         return events
 
     def _take_frames(self, events: list[Event]) -> None:
