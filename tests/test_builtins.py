@@ -621,6 +621,50 @@ async def test_a_handler_may_finish_in_spite_of_cancel(autojump_clock: object) -
         assert answers["shielded"] == {"id": "shielded", "data": "done"}
 
 
+async def test_one_cancel_after_the_other(autojump_clock: object) -> None:
+    """However many requests are cancelled, those in between and after them are handled, in order, one at a time."""
+    valve = Valve()
+    manager = waiting_manager(valve)
+    async with open_client(manager) as client:
+        for n in range(10):
+            await client.send_action("wait", id=n)
+            await wait_all_tasks_blocked()
+            await send_together(
+                client, {"action": "echo", "data": n, "id": f"echo {n}"}, {"action": "$cancel", "data": {"id": n}}
+            )
+        answers = await receive_all(client)
+        assert [(answer["id"], code_of(answer) or answer["data"]) for answer in answers] == [
+            expected for n in range(10) for expected in ((n, "CANCELLED"), (f"echo {n}", n))
+        ]
+        assert valve.cancelled == 10
+
+
+async def test_a_handler_that_fails_when_cancelled(autojump_clock: object) -> None:
+    """A handler that fails because it was cancelled has failed: it is reported, to hooks that wait, too."""
+    manager = Manager()
+    reported: list[BaseException] = []
+
+    @manager.on("fragile")
+    async def fragile(conn: Connection) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise LookupError
+
+    @manager.on_error
+    async def report(conn: Connection | None, error: BaseException) -> None:
+        await trio.sleep(1)
+        reported.append(error)
+
+    async with open_client(manager) as client:
+        await client.send_action("fragile", id=1)
+        await wait_all_tasks_blocked()
+        await client.send_action("$cancel", {"id": 1})
+        assert code_of(await client.receive_json()) == "INTERNAL"
+        await client.expect_close(1011)
+        assert [type(error) for error in reported] == [LookupError]
+
+
 async def test_cancel_while_the_answer_waits(autojump_clock: object) -> None:
     """A `$cancel` that comes when the result waits for room in the outbox is too late: one answer, the result."""
     manager = open_manager(config=Config(limits=Limits(outbox_messages=1), write_timeout=1000, ping_interval=10_000))

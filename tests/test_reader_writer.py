@@ -50,9 +50,10 @@ class Told(NoSocket):
         while not self.incoming:
             self.more = trio.Event()
             await self.more.wait()
-        what = self.incoming.pop(0)
-        if isinstance(what, Close):
+        what = self.incoming[0]
+        if isinstance(what, Close):  # which is told to each who asks
             raise TransportClosed(what)
+        del self.incoming[0]
         return what
 
     async def send(self, frames: Sequence[Frame]) -> int:
