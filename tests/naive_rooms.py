@@ -337,10 +337,10 @@ class Crowd:
         outcome = self.fan_out.put_all(item, outboxes, exclude)
         results = {member.id: member.naive.decided() for member in targets}
         assert outcome.dropped == list(results.values()).count(DROPPED)
-        assert outcome.closed == [ident for ident, result in results.items() if result == CLOSED]
+        assert list(outcome.closed) == [ident for ident, result in results.items() if result == CLOSED]
         assert outcome.displaced == sum(result for result in results.values() if result > 0)
         assert outcome.enqueued == len(targets) - outcome.dropped - len(outcome.closed)
-        return outcome.closed
+        return list(outcome.closed)
 
     def check(self) -> None:
         """Each is as it must be, and who shares a backlog is a member of its room and has not ended."""

@@ -272,7 +272,7 @@ class Manager(Registrar):
 
     def _publish(self, rooms: tuple[str, ...], event: object, **options: Any) -> Report:
         node = self._node
-        return node.submit(node.publication(rooms, event, **options))[1]
+        return node.publish_nowait(node.publication(rooms, event, **options))
 
     def _running(self) -> Server:
         if self._server is None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextvars
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
@@ -36,15 +37,13 @@ from ._room import Room
 from ._rooms.names import why_not_a_room
 from ._rooms.publication import Publication, Report
 from ._rooms.roster import union
-from ._wire.fanout import FanOut
+from ._wire.fanout import FanOut, Outcome
 from ._wire.flusher import Flusher
 from ._wire.frames import OVERHEAD
 from ._wire.outbox import Outbox
 from .brokers.base import Broker, Position, Submission
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from ._connection import Connection
     from ._registry import CallNext, Registry
 
@@ -86,11 +85,14 @@ class Node:
     fan_out: FanOut = attrs.field(init=False)
     sleep_until: Callable[[float], Awaitable[object]] = attrs.field(init=False)
     """Where the pingers sleep."""
+    _small: int = attrs.field(init=False)
+    """Data of so many bytes fit into an outbox whatever the names of the rooms are."""
 
     def __attrs_post_init__(self) -> None:
         self.errors = ErrorReporter(self.registry.hooks, self.logger, timeout=self.config.hook_timeout)
         self.call_handler = compose(self.registry.middleware)
         self.sleep_until = Alarm(self.spawn).sleep_until
+        self._small = self.config.limits.outbox_bytes - _around(self.config.limits.max_room_name_bytes)
         self.fan_out = FanOut(
             self.flusher,
             max_messages=self.config.limits.outbox_messages,
@@ -153,27 +155,43 @@ class Node:
         key: str | None = None,
         action: str | None = None,
     ) -> Publication:
-        """Encode an event once. Raises :exc:`EncodingError`, :exc:`MessageTooLarge`, :exc:`UsageError`."""
+        """As :meth:`publication_to`, for names that come from the program and are checked."""
         for room in rooms:
-            problem = why_not_a_room(room, max_bytes=self.config.limits.max_room_name_bytes)
-            if problem is not None:
-                raise UsageError(f"{room!r}: {problem}")
+            if room not in self.rooms:  # those have been checked
+                problem = why_not_a_room(room, max_bytes=self.config.limits.max_room_name_bytes)
+                if problem is not None:
+                    raise UsageError(f"{room!r}: {problem}")
+        return self.publication_to(rooms, event, exclude=exclude, key=key, action=action)
+
+    def publication_to(
+        self,
+        rooms: tuple[str, ...],
+        event: object,
+        *,
+        exclude: Iterable[Connection | str] = (),
+        key: str | None = None,
+        action: str | None = None,
+    ) -> Publication:
+        """Encode an event once. Raises :exc:`EncodingError`, :exc:`MessageTooLarge`, :exc:`UsageError`."""
         if isinstance(exclude, str):
             raise UsageError("exclude takes connections or ids, in an iterable")
         data = encode(event)
-        longest = max((len(room.encode()) for room in rooms), default=0) + len((action or "").encode())
-        # Names grow when JSON escapes them, at most sixfold.
-        if len(data) + 6 * longest + _ENVELOPE + OVERHEAD > self.config.limits.outbox_bytes:
-            raise MessageTooLarge(f"an event of {len(data)} bytes is larger than an outbox")
-        excluded = frozenset(one if isinstance(one, str) else one.id for one in exclude)
-        return Publication(rooms, data, exclude=excluded, key=key, action=action)
+        if len(data) > self._small or action is not None:
+            longest = max((len(room.encode()) for room in rooms), default=0) + len((action or "").encode())
+            if len(data) + _around(longest) > self.config.limits.outbox_bytes:
+                raise MessageTooLarge(f"an event of {len(data)} bytes is larger than an outbox")
+        excluded = frozenset([one if isinstance(one, str) else one.id for one in exclude]) if exclude else _NOBODY
+        return Publication(rooms, data, excluded, key, action)
 
-    def submit(self, publication: Publication) -> tuple[Submission, Report]:
-        """Give a publication to the broker; what is known of its delivery so far. Raises BrokerBusy."""
+    def publish_nowait(self, publication: Publication) -> Report:
+        """Submit; what is known of the delivery so far. Raises BrokerBusy."""
+        self._submit(publication)
+        return publication.report or _UNKNOWN
+
+    def _submit(self, publication: Publication) -> Submission:
         if self._publishing.locked():
             raise BrokerBusy("others wait to publish")  # and were first
-        submission = self.broker.submit(publication)
-        return submission, publication.report or Report()
+        return self.broker.submit(publication)
 
     async def publish(self, publication: Publication) -> Report:
         """Submit when the broker has room, wait for its confirmation and for the delivery on this node.
@@ -196,7 +214,7 @@ class Node:
     async def _submit_when_ready(self, publication: Publication) -> Submission:
         await trio.lowlevel.checkpoint()
         try:
-            return self.submit(publication)[0]
+            return self._submit(publication)
         except trio.WouldBlock:
             pass
         async with self._publishing:
@@ -221,33 +239,48 @@ class Node:
 
     def deliver(self, publication: Publication, position: Position | None) -> Report:
         """Serve this node's members. The broker's to call, once for each publication, in order."""
-        ended: list[str] = []
-        report = Report(final=True)
-        for part, outboxes, exclude in self._targets(publication):
-            outcome = self.fan_out.put_all(part, outboxes, exclude)
-            ended += outcome.closed
-            report += Report(True, outcome.enqueued, outcome.dropped, len(outcome.closed), outcome.displaced)
-        for ident in ended:
-            self.connections[ident]._overflowed()
-        publication.report = report
+        if len(publication.rooms) > 1:
+            outcomes = self._deliver_to_several(publication)
+        else:
+            outcomes = [self.fan_out.put_all(publication, self._members_for(publication), publication.exclude)]
+        report = None
+        for outcome in outcomes:
+            part = Report(True, outcome.enqueued, outcome.dropped, len(outcome.closed), outcome.displaced)
+            report = part if report is None else report + part
+            for ident in outcome.closed:
+                self.connections[ident]._overflowed()
+        publication.report = report = report or _NOWHERE
         if publication.on_delivered is not None:
             publication.on_delivered()
         return report
 
-    def _targets(self, publication: Publication) -> Iterable[tuple[Publication, Mapping[str, Outbox], frozenset[str]]]:
+    def _members_for(self, publication: Publication) -> Mapping[str, Outbox]:
+        """Of its one room, whose policy is noted; or of all."""
         if not publication.rooms:
-            return [(publication, self.outboxes, publication.exclude)]
+            return self.outboxes
+        room = self.rooms.get(publication.rooms[0])
+        if room is None:
+            return _EMPTY
+        publication.overflow = room.options.overflow
+        return room._roster.outboxes
+
+    def _deliver_to_several(self, publication: Publication) -> list[Outcome]:
         present = [self.rooms[name] for name in publication.rooms if name in self.rooms]
-        if len(publication.rooms) == 1:
-            for room in present:
-                publication.overflow = room.options.overflow
-            return [(publication, room._roster.outboxes, publication.exclude) for room in present]
-        parts = []
+        outcomes = []
         for name, outboxes in union(((room.name, room._roster) for room in present), publication.exclude):
             part = publication.to(name)
             part.overflow = self.rooms[name].options.overflow
-            parts.append((part, outboxes, frozenset[str]()))
-        return parts
+            outcomes.append(self.fan_out.put_all(part, outboxes))
+        return outcomes
+
+
+def _around(name_bytes: int) -> int:
+    """The most that an outbox is charged for an event beyond its data. JSON escapes names, at most sixfold."""
+    return 6 * name_bytes + _ENVELOPE + OVERHEAD
 
 
 _DEFAULT_OPTIONS = RoomOptions()
+_EMPTY: Mapping[str, Outbox] = MappingProxyType({})
+_NOBODY: frozenset[str] = frozenset()
+_NOWHERE = Report(final=True)
+_UNKNOWN = Report()

@@ -37,6 +37,7 @@ class Room:
         self.closed: bool = False
         """Whether the room has ended; a later room of the same name is another object."""
         self._node = node
+        self._target = (name,)
         capacity = node.config.max_connections_per_room if options.capacity is None else options.capacity
         self._roster: Roster[Connection, Outbox] = Roster(capacity)
         self._failed = False
@@ -66,7 +67,7 @@ class Room:
         sends to one of them stands behind the event. Always a checkpoint. A cancel while it waits for room
         means that nothing was published; later, that the outcome is unknown.
         """
-        return await self._node.publish(self._node.publication((self.name,), event, exclude=exclude, key=key))
+        return await self._node.publish(self._node.publication_to(self._target, event, exclude=exclude, key=key))
 
     def publish_nowait(
         self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None
@@ -78,7 +79,7 @@ class Room:
         (``report.final``). Raises :exc:`BrokerBusy` (nothing was sent), :exc:`EncodingError` and
         :exc:`MessageTooLarge`.
         """
-        return self._node.submit(self._node.publication((self.name,), event, exclude=exclude, key=key))[1]
+        return self._node.publish_nowait(self._node.publication_to(self._target, event, exclude=exclude, key=key))
 
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
         """Start a task that belongs to the room.

@@ -1,11 +1,17 @@
-"""One event on its way to the members of a room, encoded once and framed once per format."""
+"""One event on its way to the members of a room, encoded once and framed once per format.
+
+A program may publish to ten thousand rooms of one member each, and then what is made per publication is what a
+delivery costs. So the classes here are Structs of msgspec, which take a tenth of the time to make that a frozen attrs
+class takes; and they are unknown to the garbage collector (``gc=False``), or the many that wait to be written would be
+searched again and again. None of them is ever in a cycle.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-import attrs
+import msgspec
 
 from .._config import Overflow
 
@@ -21,8 +27,7 @@ class Format(Protocol):
         ...
 
 
-@attrs.frozen
-class Report:
+class Report(msgspec.Struct, frozen=True, gc=False):
     """What a publication did on this node, at the moment it was delivered.
 
     ``enqueued + dropped + closed`` = members less excluded. It says nothing about receipt: enqueued means
@@ -50,8 +55,7 @@ class Report:
         )
 
 
-@attrs.define(eq=False)
-class Publication:
+class Publication(msgspec.Struct, eq=False, gc=False):
     """What a broker carries. Identity matters: on its own node, the object that was submitted is delivered.
 
     ``rooms`` are its targets, empty for everybody. ``data`` is the event in JSON. ``exclude`` holds
@@ -67,7 +71,11 @@ class Publication:
     overflow: Overflow = "close"
     report: Report | None = None
     on_delivered: Callable[[], None] | None = None
-    _frames: dict[object, Frame] = attrs.field(factory=dict, init=False, repr=False)
+    _form: Format | None = None
+    """The format that a frame was asked for first, which in most rooms is the only one."""
+    _frame: Frame | None = None
+    _frames: dict[Format, Frame] | None = None
+    """Of all other formats."""
 
     @property
     def room(self) -> str | None:
@@ -76,11 +84,22 @@ class Publication:
 
     def frame(self, form: Format, /) -> Frame:
         """Its frame in a format, made at the first call."""
-        frame = self._frames.get(form)
+        if self._form is form and self._frame is not None:
+            return self._frame
+        frame = None if self._frames is None else self._frames.get(form)
         if frame is None:
-            frame = self._frames[form] = form.publication(self)
+            frame = form.publication(self)
+            self._keep(form, frame)
         return frame
+
+    def _keep(self, form: Format, frame: Frame) -> None:
+        if self._frame is None:
+            self._form, self._frame = form, frame
+        elif self._frames is None:
+            self._frames = {form: frame}
+        else:
+            self._frames[form] = frame
 
     def to(self, room: str) -> Publication:
         """This publication for one of its rooms."""
-        return attrs.evolve(self, rooms=(room,))
+        return Publication((room,), self.data, self.exclude, self.key, self.action, self.overflow)

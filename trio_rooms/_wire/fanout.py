@@ -5,28 +5,31 @@ anything of the user's. What it does per member decides what a delivery costs, s
 at one slot: a member for whom nothing waits gets the backlog that this pass has made for all such members, and
 one that shares a backlog to which the publication has been added already needs nothing at all. All others (who
 have a backlog of their own, or a peer that is slow, or no plain socket) go through ``Outbox.put``.
+
+Rooms may be small and many. Then what a pass makes is what a delivery costs, so it makes the shared backlog and
+little besides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import attrs
+import msgspec
 
 from .backlog import Backlog, Item
-from .flusher import Flusher
+from .flusher import Flushable, Flusher
 from .frames import OVERHEAD
 from .outbox import CLOSED, DROPPED, Outbox
 
 
-@attrs.define(eq=False)
-class Outcome:
-    """What a fan-out did."""
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """What a fan-out did. A Struct because it is made for each publication, as those in ``_rooms.publication`` are."""
 
-    enqueued: int = 0
+    enqueued: int
     dropped: int = 0
     displaced: int = 0
-    closed: list[str] = attrs.field(factory=list)
+    closed: Sequence[str] = ()
     """Whose outbox was full, and whose room ends them for it. They are still members."""
 
 
@@ -42,18 +45,26 @@ class FanOut:
     write_buffer_size: int
     """The most bytes of one write."""
 
+    # Shared is at most half of an outbox, which is what rooms that drop may fill, and one write.
+    max_items: int = attrs.field(init=False, default=attrs.Factory(lambda self: max(1, self.max_messages // 2), True))
+    max_cost: int = attrs.field(init=False, default=attrs.Factory(lambda self: self.max_bytes // 2, True))
+    max_joined: int = attrs.field(
+        init=False, default=attrs.Factory(lambda self: min(self.max_cost, self.write_buffer_size), True)
+    )
+
     def put_all(self, item: Item, outboxes: Mapping[str, Outbox], exclude: Collection[str] = ()) -> Outcome:
         """Put ``item`` into the outboxes of all members, which are given by id, but those excluded.
 
         ``outboxes`` is the room's own mapping, the same at each call: its identity stands for the room.
         """
-        outcome = Outcome()
-        sharing = _Sharing(self, item, outboxes)
-        woken: list[Outbox] = []
         targets = outboxes if not exclude else _others(outboxes, exclude)
+        sharing = _Sharing(self, item, outboxes)
+        woken = self.flusher.many
+        dropped = displaced = 0
+        closed: list[Outbox] | None = None
         form: object = None
         fresh: Backlog | None = None
-        for ident, outbox in targets.items():
+        for outbox in targets.values():
             backlog = outbox.backlog
             if backlog is None:
                 if outbox.form is not form:
@@ -67,14 +78,16 @@ class FanOut:
                 continue
             result = sharing.put(outbox, woken)
             if result > 0:
-                outcome.displaced += result
+                displaced += result
             elif result == DROPPED:
-                outcome.dropped += 1
+                dropped += 1
             elif result == CLOSED:
-                outcome.closed.append(ident)
-        outcome.enqueued = len(targets) - outcome.dropped - len(outcome.closed)
-        self.flusher.mark_all(woken)
-        return outcome
+                closed = [outbox] if closed is None else [*closed, outbox]
+        self.flusher.marked_many()
+        if not (dropped or displaced or closed):
+            return Outcome(len(targets))
+        idents = [ident for ident, outbox in targets.items() if closed and outbox in closed]
+        return Outcome(len(targets) - dropped - len(idents), dropped, displaced, idents)
 
 
 def _others(outboxes: Mapping[str, Outbox], exclude: Collection[str]) -> Mapping[str, Outbox]:
@@ -84,31 +97,33 @@ def _others(outboxes: Mapping[str, Outbox], exclude: Collection[str]) -> Mapping
     return {ident: outbox for ident, outbox in outboxes.items() if ident not in exclude}
 
 
-class _Sharing:
+class _Sharing(msgspec.Struct, gc=False):
     """The backlogs that one pass shares out."""
 
-    def __init__(self, fan_out: FanOut, item: Item, owner: object) -> None:
-        self._item = item
-        self._owner = owner
-        # Shared is at most half of an outbox, which is what rooms that drop may fill, and one write.
-        self._max_items = max(1, fan_out.max_messages // 2)
-        self._max_cost = fan_out.max_bytes // 2
-        self._max_joined = min(self._max_cost, fan_out.write_buffer_size)
-        self._fresh: dict[object, Backlog | None] = {}
+    _fan_out: FanOut
+    _item: Item
+    _owner: object
+    _fresh: dict[object, Backlog | None] = msgspec.field(default_factory=dict)
 
     def fresh(self, form: object) -> Backlog | None:
         """A backlog with nothing but the item; None if it is one that everybody has to take by itself."""
         if form not in self._fresh:
-            cost = len(self._item.frame(form).data) + OVERHEAD
-            backlog = None
-            # What a newer one may replace is replaced one by one.
-            if self._item.key is None and cost <= self._max_cost:
-                backlog = Backlog(form, self._owner)
-                backlog.add(self._item, cost)
-            self._fresh[form] = backlog
+            self._fresh[form] = self._begin(form)
         return self._fresh[form]
 
-    def put(self, outbox: Outbox, woken: list[Outbox]) -> int:
+    def _begin(self, form: object) -> Backlog | None:
+        if self._item.key is not None:
+            return None  # what a newer one may replace is replaced one by one
+        data = self._item.frame(form).data
+        cost = len(data) + OVERHEAD
+        if cost > self._fan_out.max_cost:
+            return None
+        backlog = Backlog(form, self._owner)
+        backlog.add(self._item, cost)
+        backlog.data = data
+        return backlog
+
+    def put(self, outbox: Outbox, woken: list[Flushable]) -> int:
         """Put the item where the usual way does not lead; the result is that of ``Outbox.put``."""
         backlog = outbox.backlog
         if backlog is not None and backlog.owner is self._owner and self._item.key is None:
@@ -125,7 +140,7 @@ class _Sharing:
     def _takes(self, backlog: Backlog) -> bool:
         """Add the item to a backlog of these members, if it has room."""
         cost = len(self._item.frame(backlog.form).data) + OVERHEAD
-        if len(backlog.items) >= self._max_items or backlog.cost + cost > self._max_joined:
+        if len(backlog.items) >= self._fan_out.max_items or backlog.cost + cost > self._fan_out.max_joined:
             return False
         backlog.add(self._item, cost)
         return True

@@ -14,7 +14,6 @@ are few, and somebody waits for them. The order of one connection is not touched
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from typing import Protocol
 
 import trio
@@ -35,8 +34,10 @@ class Flusher:
 
     def __init__(self) -> None:
         self._ones: deque[Flushable] = deque()
-        self._many: deque[Sequence[Flushable]] = deque()
-        self._begun = 0
+        self.many: list[Flushable] = []
+        """What a fan-out has to have flushed, behind those that are marked one by one; :meth:`marked_many` is next."""
+        self._under_way: list[Flushable] = []
+        """The same, of which some have been flushed. The next one is the last."""
         self._parked: trio.lowlevel.Task | None = None
         self._running = False
 
@@ -48,15 +49,14 @@ class Flusher:
         else:
             outbox.flush()
 
-    def mark_all(self, outboxes: Sequence[Flushable]) -> None:
-        """Have all these outboxes flushed, behind those that are marked one by one."""
-        if self._running:
-            if outboxes:
-                self._many.append(outboxes)
+    def marked_many(self) -> None:
+        """Have flushed soon what was added to :attr:`many`."""
+        if self._parked is not None:
+            if self.many:
                 self._wake()
-        else:
-            for outbox in outboxes:
-                outbox.flush()
+        elif not self._running:
+            while self.many or self._under_way:
+                self._flush_slice()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Flush until cancelled, and then what is left."""
@@ -64,30 +64,24 @@ class Flusher:
         task_status.started()
         try:
             while True:
-                if not self._ones and not self._many:
+                if not self._ones and not self.many and not self._under_way:
                     await self._park()
                 self._flush_slice()
                 await trio.lowlevel.checkpoint()
         finally:
             self._running = False
-            while self._ones or self._many:
+            while self._ones or self.many or self._under_way:
                 self._flush_slice()
 
     def _flush_slice(self) -> None:
         # Not those that are marked meanwhile: an outbox whose peer reads as fast as we write could go on for ever.
         for _ in range(min(len(self._ones), _SLICE)):
             self._ones.popleft().flush()
-        left = _SLICE
-        while left and self._many:  # many small rooms make one slice, for a checkpoint costs more than a write
-            outboxes = self._many[0]
-            part = outboxes[self._begun : self._begun + left]
-            for outbox in part:
-                outbox.flush()
-            left -= len(part)
-            self._begun += len(part)
-            if self._begun == len(outboxes):
-                self._many.popleft()
-                self._begun = 0
+        if not self._under_way:
+            self._under_way, self.many = self.many, []
+            self._under_way.reverse()
+        for _ in range(min(len(self._under_way), _SLICE)):
+            self._under_way.pop().flush()
 
     def _wake(self) -> None:
         if self._parked is not None:

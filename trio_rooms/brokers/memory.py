@@ -19,6 +19,9 @@ class _Done(Submission):
         return None
 
 
+_DONE = _Done()
+
+
 class MemoryBroker:
     """The default. When ``submit`` returns, every member's outbox has been asked."""
 
@@ -43,7 +46,7 @@ class MemoryBroker:
         if self._deliver is None:
             raise NotServing("the broker is not running")
         self._deliver(publication, None)
-        return _Done()
+        return _DONE
 
     async def wait_ready(self) -> None:
         """There is no queue."""
