@@ -102,7 +102,8 @@ async def house(*, send_buffer: int | None = None, linger: float = 0, **config: 
     assert stats.enqueued == stats.written + stats.displaced + stats.discarded
     flusher = server._node.flusher
     assert not flusher._ones
-    assert not flusher._many
+    assert not flusher.many
+    assert not flusher._under_way
 
 
 async def received(client: TestClient, count: int) -> list[Any]:
