@@ -19,7 +19,7 @@ from typing import Protocol
 import trio
 
 # So many writes of some microseconds each are made between two checkpoints.
-_SLICE = 256
+_SLICE = 64
 
 
 class Flushable(Protocol):
