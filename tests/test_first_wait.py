@@ -35,7 +35,7 @@ async def test_what_waits(autojump_clock: MockClock) -> None:
         with trio.move_on_after(1):
             await trio.sleep_forever()
         log.append(trio.current_time() - started)
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:  # noqa: ASYNC112
             nursery.start_soon(trio.sleep, 2)
         return "done"
 

@@ -345,9 +345,9 @@ class Cut:
             await self.valve.wait()
         except trio.Cancelled:
             if how == "hide":
-                return "hidden"
+                return "hidden"  # noqa: ASYNC104
             if how == "refuse":
-                raise ActionError("NO") from None
+                raise ActionError("NO") from None  # noqa: ASYNC104
             raise
         finally:
             if how == "crash":

@@ -25,7 +25,7 @@ def watched(awaited: Coroutine[Any, Any, T], on_wait: Callable[[], None]) -> Gen
         while True:
             try:
                 outcome = yield trap
-            except BaseException as exc:  # what trio, or who closes this generator, throws is the coroutine's
+            except BaseException as exc:  # noqa: ASYNC103 - what trio, or who closes this generator, throws is the coroutine's
                 trap = awaited.throw(exc)
             else:
                 trap = awaited.send(outcome)

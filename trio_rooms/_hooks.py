@@ -104,7 +104,7 @@ async def _await_within(
     error: BaseException | None = None
     try:
         await watched(coroutine, set_limit)
-    except BaseException as exc:
+    except BaseException as exc:  # noqa: ASYNC103 - raised below
         error = exc
     if limit < deadline:  # it had to wait
         over = scope.cancel_called and trio.current_time() >= limit
