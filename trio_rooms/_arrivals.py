@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from ._admission import Admission, Ticket
+from ._alarm import Alarm
 from ._boundary import own_cancellations_only
 from ._connection import Connection
 from ._drain import Drain
@@ -59,6 +60,7 @@ class Arrivals:
         # around what comes before.
         self._scopes: set[trio.CancelScope] = set()
         self._open = 0
+        self._alarm = Alarm(node.spawn)
         self._empty = trio.lowlevel.ParkingLot()
         self._over = False
         self._turning_away = 0
@@ -111,7 +113,7 @@ class Arrivals:
                 if ticket is not None:
                     begun = await handle(arrival, ticket)
                     if begun is not None:
-                        await live(*begun, deadline=self._drain.deadline)
+                        await live(*begun, self._alarm, deadline=self._drain.deadline)
                 else:
                     self._node.counters.reject("full")
                     with self._limited(trio.CancelScope()):
@@ -248,7 +250,7 @@ class Arrivals:
             if transport is None:
                 self._node.counters.reject("hangup")
             else:
-                await live(conn, transport, deadline=self._drain.deadline)
+                await live(conn, transport, self._alarm, deadline=self._drain.deadline)
 
     async def _report(self, failures: list[Exception]) -> None:
         for failure in failures:

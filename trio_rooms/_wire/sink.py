@@ -1,16 +1,17 @@
 """The one owner of a connection's way out: data, pings, the close, and their order.
 
 Theory of operation. One task, the writer, runs :meth:`Sink.run` and is the only one that ever waits for the peer to
-read. Between two batches it looks what is due: the rest of what the socket took a part of, what the receiving
-side of the transport owes the peer (a pong, the answer to a close frame), a ping, then data. The close goes out in
-two ways: politely, behind the data (``finish``, then ``run`` returns when the queue is empty, and the connection
-closes the transport), or ahead of it (``discard``, which counts what is thrown away). A write that times out has
-torn a frame perhaps, so it ends the connection.
+read. It is started when something is to be written that is the writer's, which for most connections is late or never.
+Between two batches it looks what is due: the rest of what the socket took a part of, what the receiving side of the
+transport owes the peer (a pong, the answer to a close frame), a ping, then data. The close goes out in two ways:
+politely, behind the data (``finish``, then ``run`` returns when the queue is empty, and the connection closes the
+transport), or ahead of it (``discard``, which counts what is thrown away). A write that times out has torn a frame
+perhaps, so it ends the connection.
 
-While the writer is parked, everything that was due is written. If then data comes, and nothing but data, and there
-is a plain socket, waking the writer for it would cost several times the write. So the sink asks for a turn of the
-node's flusher, which calls ``Outbox.flush``: the same bytes in the same order, written without waiting. What the
-socket does not take is the writer's again, and while that one is at work nobody else writes.
+While the writer is parked, or not started yet, everything that was due is written. If then data comes, and nothing
+but data, and there is a plain socket, waking the writer for it would cost several times the write. So the sink asks
+for a turn of the node's flusher, which calls ``Outbox.flush``: the same bytes in the same order, written without
+waiting. What the socket does not take is the writer's again, and while that one is at work nobody else writes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Sink:
         "_ping_begun",
         "_ping_due",
         "_pinged",
+        "_start_writer",
         "_transport",
         "_write_buffer_size",
         "_write_timeout",
@@ -65,11 +67,33 @@ class Sink:
         self._transport: Transport | None = None
         self._in_hand = 0
         """Frames that are out of the queue, of which the socket has not taken the last byte."""
+        self._start_writer: Callable[[], object] | None = None
         self._writer: trio.lowlevel.Task | None = None
         self._finishing = False
         self._ping_due = False
         self._ping_begun = math.inf
         self._pinged: trio.lowlevel.ParkingLot | None = None
+
+    def begin(self, transport: Transport, start_writer: Callable[[], object]) -> None:
+        """From now on what is queued is written; what :meth:`run` has to write makes this call ``start_writer``.
+
+        That happens at most once, at any time until :meth:`discard`, and in the midst of anything: it must not raise.
+        """
+        self._attach(transport)
+        self._start_writer = start_writer
+        if self._transport is not None:
+            self.outbox.send_now = transport.direct
+        if self._is_due(transport):
+            self._wake_writer()
+
+    def _attach(self, transport: Transport) -> None:
+        transport.on_control = self._wake_writer
+        if transport.direct is not None and self._flusher is not None:
+            self._transport = transport
+            self.outbox.leave_to_flusher()
+
+    def _is_due(self, transport: Transport) -> bool:
+        return bool(self.outbox) or self._ping_due or transport.control_due
 
     async def run(self, transport: Transport) -> None:
         """Write until :meth:`finish` or :meth:`discard` was called and nothing is left.
@@ -77,10 +101,7 @@ class Sink:
         Raises ``TransportClosed`` and :exc:`WriteTimedOut`; then, and when cancelled in a write, the
         transport is good for nothing but ``close``, which knows what was torn, and ``abort``.
         """
-        transport.on_control = self._wake_writer
-        if transport.direct is not None and self._flusher is not None:
-            self._transport = transport
-            self.outbox.leave_to_flusher()
+        self._attach(transport)
         while True:  # noqa: ASYNC913 - the writer waits whenever there is nothing to write
             if self._in_hand:
                 await self._write_rest(transport)
@@ -128,9 +149,13 @@ class Sink:
         return self._ping_begun
 
     def finish(self) -> None:
-        """Take in nothing more; :meth:`run` returns when all is written."""
+        """Take in nothing more; :meth:`run` returns when all is written, and is not begun if that is so already."""
         self.outbox.close()
         self._finishing = True
+        if self._start_writer is not None:
+            self.outbox.flush()
+            if not self.outbox:
+                return
         self._wake_writer()
 
     def discard(self) -> None:
@@ -139,6 +164,8 @@ class Sink:
         self.outbox.discarded += self._in_hand
         self._in_hand = 0
         self._finishing = True
+        if self._start_writer is not None:
+            self._start_writer = self.outbox.send_now = None
         self._wake_writer()
 
     async def _write(self, transport: Transport) -> None:
@@ -178,13 +205,17 @@ class Sink:
         """Have written what was queued: by the flusher where that is possible, else by the writer."""
         if self._flusher is None or self._transport is None:
             self._wake_writer()
-        elif self._writer is not None:
+        elif self._writer is not None or self._start_writer is not None:
             self._flusher.mark(self.outbox)
 
     def _wake_writer(self) -> None:
         if self._writer is not None:
             trio.lowlevel.reschedule(self._writer)
             self._writer = self.outbox.send_now = None
+        elif self._start_writer is not None:
+            start, self._start_writer = self._start_writer, None
+            self.outbox.send_now = None
+            start()
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._writer = self.outbox.send_now = None
