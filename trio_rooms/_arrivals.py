@@ -28,6 +28,7 @@ from ._wire.ending import close_now
 from ._wire.head import HandshakeError
 from ._wire.native import NativeTransport
 from ._wire.over_trio_websocket import CallersRequest, over_request, over_stream
+from ._wire.plain import PlainStream
 from ._wire.transport import Offer, Transport, TransportClosed
 
 T = TypeVar("T")
@@ -279,6 +280,8 @@ class _Limited:
 
 def remote_address(stream: trio.abc.Stream) -> tuple[str, int] | None:
     """Host and port of the peer, if the stream is one of TCP, with TLS or without."""
+    if isinstance(stream, PlainStream):
+        return _host_and_port(stream.remote)
     inner: Any = stream
     if not isinstance(inner, trio.SocketStream):
         inner = inner.transport_stream if isinstance(inner, trio.SSLStream) else None
@@ -288,4 +291,8 @@ def remote_address(stream: trio.abc.Stream) -> tuple[str, int] | None:
         name = inner.socket.getpeername()
     except OSError:
         return None
+    return _host_and_port(name)
+
+
+def _host_and_port(name: object) -> tuple[str, int] | None:
     return (name[0], name[1]) if isinstance(name, tuple) and len(name) >= 2 else None

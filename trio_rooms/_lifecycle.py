@@ -178,12 +178,25 @@ async def _write(conn: Connection, transport: Transport) -> None:
 def _transport_ended(conn: Connection, close: Close) -> None:
     """The transport has told the reader or the writer that it is over."""
     first = conn._end(close)
+    if close.by == "peer" and _busy(conn):
+        conn._sink.wake_writer()  # which answers its close frame; nobody else would for a while
     conn._sink.discard()
     if close.by == "peer" and first:
         # What it sent before its close frame is still handled; nobody waits for the answers any more.
         conn._work.deadline = trio.current_time() + conn._node.config.close_timeout
     elif first or (conn._closed is not None and conn._closed.by == "server"):
         conn._cancel_all(f"the connection was lost ({close.code})")
+
+
+def _busy(conn: Connection) -> bool:
+    """Whether a connection that is ending may take its time until :func:`_finish`."""
+    dispatcher = conn._dispatcher
+    return (
+        dispatcher.inbox.waiting is None
+        or dispatcher.in_flight.concurrent > 0
+        or bool(conn._tasks)
+        or bool(conn._node.registry.connection_middleware)
+    )
 
 
 def _start_pinger(conn: Connection, transport: Transport, alarm: Alarm) -> None:

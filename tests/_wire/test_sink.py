@@ -548,7 +548,7 @@ async def test_control_frames_while_data_is_marked() -> None:
     async with line() as one:
         one.send("data")
         one.sink._ping_due = True
-        one.sink._wake_writer()
+        one.sink.wake_writer()
         await wait_all_tasks_blocked()
         assert one.seen == ["PING(0000)", "data"]
 

@@ -20,7 +20,7 @@ import trio
 from .ending import GONE, close_now, see_off
 from .frames import Frame, close_frame, ping_frame, pong_frame
 from .input import input_of
-from .output import output_of
+from .output import SocketOutput, output_of
 from .reader import Event, FrameReader, Ping, Pong
 from .transport import Close, TransportClosed
 from .upgrade import switching_protocols
@@ -100,8 +100,16 @@ class NativeTransport:
         self.rtt: float | None = None
 
     async def accept(self, key: str, subprotocol: str | None) -> None:
-        """Send the 101. Raises :exc:`TransportClosed` if the peer has gone before it was out."""
-        await self._write(switching_protocols(key, subprotocol))
+        """Send the 101. Raises :exc:`TransportClosed` if the peer has gone before it was out.
+
+        A checkpoint only if it has to wait, which on a socket that nothing was written to it hardly ever has.
+        """
+        answer = switching_protocols(key, subprotocol)
+        if isinstance(self._output, SocketOutput):
+            self._output.offer(answer)
+            await self._output.write_rest()
+        else:
+            await self._write(answer)
 
     async def receive(self) -> str | bytes:
         """The next message; handles the control frames in front of it."""
@@ -146,7 +154,6 @@ class NativeTransport:
                 self.rtt = trio.current_time() - self._ping_sent
         else:
             self._closed = event
-            self.on_control()
             raise TransportClosed(event)
 
     async def _read_in_time(self) -> None:

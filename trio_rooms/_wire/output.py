@@ -8,6 +8,7 @@ was cancelled or failed may have written anything; then the output is *torn* and
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -15,6 +16,7 @@ from typing import Final, Protocol
 import trio
 
 from .ending import GONE
+from .plain import PlainStream, plain_socket
 from .transport import Close, TransportClosed
 
 #: What may wait in the kernel, unsent, before a socket counts as full. Without it the kernel takes megabytes for a
@@ -49,12 +51,20 @@ class Output(Protocol):
 
 def output_of(stream: trio.abc.Stream) -> Output:
     """The output of a stream."""
-    if isinstance(stream, trio.SocketStream):
-        # Trio has no name for a send that does not wait, only for the socket that has one.
-        plain = getattr(stream.socket, "_sock", None)
-        if isinstance(plain, socket.socket):
-            return SocketOutput(stream, plain)
-    return StreamOutput(stream)
+    plain = plain_socket(stream)
+    if plain is None:
+        return StreamOutput(stream)
+    if not isinstance(stream, PlainStream):  # which has it of its listener
+        limit_unsent(plain)
+    return SocketOutput(plain)
+
+
+def limit_unsent(plain: socket.socket) -> None:
+    """Have the kernel take little of what the peer does not read."""
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        # Not TCP, or the peer has gone already.
+        with contextlib.suppress(OSError):
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
 
 
 class SocketOutput:
@@ -66,23 +76,22 @@ class SocketOutput:
 
     __slots__ = ("_rest", "_socket", "direct", "torn")
 
-    def __init__(self, stream: trio.SocketStream, plain: socket.socket) -> None:
-        self._socket = stream.socket
+    def __init__(self, plain: socket.socket) -> None:
+        self._socket = plain
         self.direct: Callable[[bytes | memoryview], int] = plain.send
         self._rest: memoryview | None = None
         self.torn = False
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            try:  # noqa: SIM105 - each connection passes here
-                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
-            except OSError:
-                pass  # not TCP, or the peer has gone already
 
     def keep_rest(self, data: bytes | memoryview, taken: int) -> None:
         """See :class:`Output`."""
         self._rest = memoryview(data)[taken:] if taken < len(data) else None
 
+    def offer(self, data: bytes) -> None:
+        """Write what is taken of ``data`` without waiting, and keep the others. Nothing must be kept before."""
+        self.keep_rest(data, self._try(data))
+
     async def write_rest(self) -> None:
-        """See :class:`Output`."""
+        """See :class:`Output`. A checkpoint only if something is kept."""
         while (rest := self._rest) is not None:
             try:
                 if self._socket.fileno() < 0:  # closed before we wait, for which trio has no ClosedResourceError
@@ -97,7 +106,7 @@ class SocketOutput:
         """See :class:`Output`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._rest is None:
-            self.keep_rest(data, self._try(data))
+            self.offer(data)
         else:
             self._rest = memoryview(b"".join((self._rest, data)))
         if self._rest is not None:

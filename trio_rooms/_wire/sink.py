@@ -84,10 +84,10 @@ class Sink:
         if self._transport is not None:
             self.outbox.send_now = transport.direct
         if self._is_due(transport):
-            self._wake_writer()
+            self.wake_writer()
 
     def _attach(self, transport: Transport) -> None:
-        transport.on_control = self._wake_writer
+        transport.on_control = self.wake_writer
         if transport.direct is not None and self._flusher is not None:
             self._transport = transport
             self.outbox.leave_to_flusher()
@@ -121,7 +121,7 @@ class Sink:
 
     def blocked(self, count: int, data: bytes, taken: int) -> None:
         """Leave the rest of ``data``, which is ``count`` frames, to the writer."""
-        self._wake_writer()
+        self.wake_writer()
         if not taken:
             return  # they stay in the queue, where a policy may still remove them
         assert self._transport is not None
@@ -137,12 +137,12 @@ class Sink:
 
     def failed(self) -> None:
         """Let the writer meet what a flush has met, and tell."""
-        self._wake_writer()
+        self.wake_writer()
 
     async def ping(self) -> float:
         """Have a ping written ahead of the data; returns when its write began, so that no pong came before."""
         self._ping_due = True
-        self._wake_writer()
+        self.wake_writer()
         if self._pinged is None:
             self._pinged = trio.lowlevel.ParkingLot()
         await self._pinged.park()
@@ -156,7 +156,7 @@ class Sink:
             self.outbox.flush()
             if not self.outbox:
                 return
-        self._wake_writer()
+        self.wake_writer()
 
     def discard(self) -> None:
         """Take in nothing more and throw away what waits; :meth:`run` returns."""
@@ -166,7 +166,7 @@ class Sink:
         self._finishing = True
         if self._start_writer is not None:
             self._start_writer = self.outbox.send_now = None
-        self._wake_writer()
+        self.wake_writer()
 
     async def _write(self, transport: Transport) -> None:
         """Write a batch, in as many writes as the transport makes of it."""
@@ -204,11 +204,12 @@ class Sink:
     def wake(self) -> None:
         """Have written what was queued: by the flusher where that is possible, else by the writer."""
         if self._flusher is None or self._transport is None:
-            self._wake_writer()
+            self.wake_writer()
         elif self._writer is not None or self._start_writer is not None:
             self._flusher.mark(self.outbox)
 
-    def _wake_writer(self) -> None:
+    def wake_writer(self) -> None:
+        """Have the writer look what is due, unless it is at work, or not begun any more."""
         if self._writer is not None:
             trio.lowlevel.reschedule(self._writer)
             self._writer = self.outbox.send_now = None
