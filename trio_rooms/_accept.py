@@ -5,9 +5,8 @@ stays in the backlog: it believes that it is connected, and waits. So the loop k
 ``accept`` fails, the spare one is given up, the client is accepted with it and closed at once, and a new spare
 one is opened: the client learns that it is refused, and may try another server or come back later.
 
-Where the listener is a socket, and nothing but a socket, of Linux, the loop accepts from it by itself: all clients that
-wait, up to a number, between two checkpoints. What a ``trio.SocketStream`` sets on each socket is set once on the
-listener, from which those that it accepts inherit it.
+Where the listener is a socket, and nothing but a socket, the loop accepts from it by itself: all clients that wait, up
+to a number, between two checkpoints.
 
 Linux looks for a descriptor before it looks into the backlog, so ``accept`` also fails while nobody waits. Then the
 spare one must be kept: to wait without it, for a client, would be to lose it to whoever opens a file first.
@@ -27,7 +26,6 @@ from typing import Any, NoReturn
 
 import trio
 
-from ._wire.output import limit_unsent
 from ._wire.plain import PlainStream
 
 # accept(2): what the process (EMFILE), the system (ENFILE) or its memory cannot give just now.
@@ -136,7 +134,7 @@ def describe(listeners: Iterable[trio.abc.Listener[Any]]) -> tuple[tuple[str, in
 
 def _accepting(listener: trio.abc.Listener[trio.abc.Stream]) -> Callable[[], Awaitable[Sequence[trio.abc.Stream]]]:
     """What accepts one client or several. Always a checkpoint; raises as the listener does, and a cancel loses none."""
-    if isinstance(listener, trio.SocketListener) and sys.platform == "linux":
+    if isinstance(listener, trio.SocketListener) and sys.platform != "win32":
         plain = getattr(listener.socket, "_sock", None)
         if isinstance(plain, socket.socket):
             return _Batches(plain).accept
@@ -155,9 +153,6 @@ class _Batches:
     def __init__(self, plain: socket.socket) -> None:
         self._socket = plain
         self._all_accepted = True
-        with contextlib.suppress(OSError):  # not TCP
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        limit_unsent(plain)
 
     async def accept(self) -> Sequence[trio.abc.Stream]:
         if not self._all_accepted:

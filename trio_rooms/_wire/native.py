@@ -111,6 +111,11 @@ class NativeTransport:
         else:
             await self._write(answer)
 
+    @property
+    def peer_closed(self) -> bool:
+        """Whether the peer's close frame has come."""
+        return self._closed is not None and self._closed.by == "peer"
+
     async def receive(self) -> str | bytes:
         """The next message; handles the control frames in front of it."""
         # All that waits for the peer stands here: each coroutine in between would stay as long as the connection.
@@ -154,6 +159,8 @@ class NativeTransport:
                 self.rtt = trio.current_time() - self._ping_sent
         else:
             self._closed = event
+            if event.by == "peer":
+                self.on_control()
             raise TransportClosed(event)
 
     async def _read_in_time(self) -> None:
@@ -200,7 +207,7 @@ class NativeTransport:
 
     @property
     def _answer_due(self) -> bool:
-        return self._closed is not None and self._closed.by == "peer" and not self._close_sent and not self._output.torn
+        return self.peer_closed and not self._close_sent and not self._output.torn
 
     async def send_control(self) -> None:
         """Write what is due of the receiving side."""

@@ -8,7 +8,6 @@ was cancelled or failed may have written anything; then the output is *torn* and
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -16,7 +15,7 @@ from typing import Final, Protocol
 import trio
 
 from .ending import GONE
-from .plain import PlainStream, plain_socket
+from .plain import plain_socket
 from .transport import Close, TransportClosed
 
 #: What may wait in the kernel, unsent, before a socket counts as full. Without it the kernel takes megabytes for a
@@ -52,19 +51,7 @@ class Output(Protocol):
 def output_of(stream: trio.abc.Stream) -> Output:
     """The output of a stream."""
     plain = plain_socket(stream)
-    if plain is None:
-        return StreamOutput(stream)
-    if not isinstance(stream, PlainStream):  # which has it of its listener
-        limit_unsent(plain)
-    return SocketOutput(plain)
-
-
-def limit_unsent(plain: socket.socket) -> None:
-    """Have the kernel take little of what the peer does not read."""
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        # Not TCP, or the peer has gone already.
-        with contextlib.suppress(OSError):
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+    return StreamOutput(stream) if plain is None else SocketOutput(plain)
 
 
 class SocketOutput:
@@ -81,6 +68,11 @@ class SocketOutput:
         self.direct: Callable[[bytes | memoryview], int] = plain.send
         self._rest: memoryview | None = None
         self.torn = False
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            try:  # noqa: SIM105 - each connection passes here
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+            except OSError:
+                pass  # not TCP, or the peer has gone already
 
     def keep_rest(self, data: bytes | memoryview, taken: int) -> None:
         """See :class:`Output`."""

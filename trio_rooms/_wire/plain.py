@@ -3,7 +3,7 @@
 Theory of operation. A ``trio.SocketStream`` is three objects and several system calls, of which a connection needs
 next to nothing: what is read and written in its life goes to the socket itself (see ``input`` and ``output``). So a
 socket that we have accepted by ourselves is wrapped in this, which only has the methods that its handshake and its end
-may need. The socket's options are those of the listener, from which Linux lets it inherit them (see ``_accept``).
+may need.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ class PlainStream(trio.abc.HalfCloseableStream):
         self.socket = plain
         self.remote = remote
         """The peer's address as ``accept`` gave it."""
+        # Of the socket itself: from its listener it would inherit this only if it connected after that was set there.
+        try:  # noqa: SIM105 - each connection passes here
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        except OSError:
+            pass  # not TCP, or the peer has gone already
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See ``trio.abc.SendStream``."""

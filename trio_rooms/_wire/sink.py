@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -80,10 +81,11 @@ class Sink:
         That happens at most once, at any time until :meth:`discard`, and in the midst of anything: it must not raise.
         """
         self._attach(transport)
+        transport.on_control = partial(self._on_control, transport)
         self._start_writer = start_writer
         if self._transport is not None:
             self.outbox.send_now = transport.direct
-        if self._is_due(transport):
+        if self.outbox:
             self.wake_writer()
 
     def _attach(self, transport: Transport) -> None:
@@ -92,8 +94,11 @@ class Sink:
             self._transport = transport
             self.outbox.leave_to_flusher()
 
-    def _is_due(self, transport: Transport) -> bool:
-        return bool(self.outbox) or self._ping_due or transport.control_due
+    def _on_control(self, transport: Transport) -> None:
+        # To start a writer only for the answer to a close frame would cost more than the rest of the connection's end.
+        # The close of the transport answers, too; ``wake_writer`` is for whoever knows that it will be long in coming.
+        if self._start_writer is None or not transport.peer_closed:
+            self.wake_writer()
 
     async def run(self, transport: Transport) -> None:
         """Write until :meth:`finish` or :meth:`discard` was called and nothing is left.
