@@ -51,9 +51,11 @@ class Told(NoSocket):
         while not self.incoming:
             self.more = trio.Event()
             await self.more.wait()
-        if isinstance(self.incoming[0], Close):  # which is told again each time
-            raise TransportClosed(self.incoming[0])
-        return self.incoming.pop(0)
+        what = self.incoming[0]
+        if isinstance(what, Close):
+            raise TransportClosed(what)  # and again each time
+        del self.incoming[0]
+        return what
 
     async def send(self, frames: Sequence[Frame]) -> int:
         await trio.lowlevel.checkpoint()

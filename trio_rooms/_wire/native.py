@@ -99,17 +99,16 @@ class NativeTransport:
         self.paused: bool = False
         self.rtt: float | None = None
 
-    async def accept(self, key: str, subprotocol: str | None) -> None:
-        """Send the 101. Raises :exc:`TransportClosed` if the peer has gone before it was out.
+    def accept(self, key: str, subprotocol: str | None) -> Awaitable[None] | None:
+        """Send the 101; what is to be awaited until it is out, None if it is.
 
-        A checkpoint only if it has to wait, which on a socket that nothing was written to it hardly ever has.
+        A socket takes so little at once, unless its buffer is tiny. Raises :exc:`TransportClosed`, and so does what
+        is awaited, if the peer has gone before it was out.
         """
         answer = switching_protocols(key, subprotocol)
         if isinstance(self._output, SocketOutput):
-            self._output.offer(answer)
-            await self._output.write_rest()
-        else:
-            await self._write(answer)
+            return None if self._output.offer(answer) else self._output.write_rest()
+        return self._write(answer)
 
     @property
     def peer_closed(self) -> bool:

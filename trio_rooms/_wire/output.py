@@ -78,9 +78,13 @@ class SocketOutput:
         """See :class:`Output`."""
         self._rest = memoryview(data)[taken:] if taken < len(data) else None
 
-    def offer(self, data: bytes) -> None:
-        """Write what is taken of ``data`` without waiting, and keep the others. Nothing must be kept before."""
+    def offer(self, data: bytes) -> bool:
+        """Write what is taken of ``data`` without waiting, and keep the others; whether there are none.
+
+        For an output that keeps nothing yet.
+        """
         self.keep_rest(data, self._try(data))
+        return self._rest is None
 
     async def write_rest(self) -> None:
         """See :class:`Output`. A checkpoint only if something is kept."""
