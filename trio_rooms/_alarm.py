@@ -42,7 +42,7 @@ class Alarm:
 
     @property
     def sleepers(self) -> int:
-        """How many tasks sleep and calls are due."""
+        """How many places are taken."""
         return len(self._heap) - self._empty
 
     def sleep_until(self, deadline: float) -> Awaitable[Any]:

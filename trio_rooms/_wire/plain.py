@@ -8,22 +8,26 @@ may need.
 
 from __future__ import annotations
 
+import operator
 import socket
 from typing import final
 
 import trio
+
+_READ_SIZE = 65536
 
 
 @final
 class PlainStream(trio.abc.HalfCloseableStream):
     """A stream over a connected, non-blocking socket, which it owns."""
 
-    __slots__ = ("remote", "socket")
+    __slots__ = ("_eof_sent", "remote", "socket")
 
     def __init__(self, plain: socket.socket, remote: object) -> None:
         self.socket = plain
         self.remote = remote
         """The peer's address as ``accept`` gave it."""
+        self._eof_sent = False
         # Of the socket itself: from its listener it would inherit this only if it connected after that was set there.
         try:  # noqa: SIM105 - each connection passes here
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
@@ -33,6 +37,9 @@ class PlainStream(trio.abc.HalfCloseableStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See ``trio.abc.SendStream``."""
         await trio.lowlevel.checkpoint()
+        self._check_open()
+        if self._eof_sent:
+            raise trio.ClosedResourceError("the end was sent")
         with memoryview(data) as rest:
             sent = 0
             while sent < len(rest):
@@ -51,6 +58,7 @@ class PlainStream(trio.abc.HalfCloseableStream):
     async def send_eof(self) -> None:
         """See ``trio.abc.HalfCloseableStream``."""
         await trio.lowlevel.checkpoint()
+        self._eof_sent = True
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError as exc:
@@ -58,11 +66,14 @@ class PlainStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """See ``trio.abc.ReceiveStream``; waits first and reads then, see ``input``."""
+        size = _READ_SIZE if max_bytes is None else operator.index(max_bytes)
+        if size < 1:
+            raise ValueError("max_bytes must be at least 1")
         while True:  # noqa: ASYNC913 - waiting is a checkpoint
             self._check_open()
             await trio.lowlevel.wait_readable(self.socket)
             try:
-                return self.socket.recv(65536 if max_bytes is None else max_bytes)
+                return self.socket.recv(size)
             except BlockingIOError:
                 pass  # a false alarm, which select(2) speaks of
             except OSError as exc:
