@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context
+from functools import partial
 
 import pytest
 import trio
@@ -155,10 +156,11 @@ async def test_calls(autojump_clock: MockClock) -> None:
     """A call is made at its time, once; one whose place was left is not, and to leave it late or twice does nothing."""
     called: list[tuple[str, float]] = []
     async with keepers() as some:
-        places = [
-            some.alarm.call_at(at, lambda name=name: called.append((name, trio.current_time())))
-            for name, at in (("c", 3), ("a", 1), ("b", 2), ("d", 4))
-        ]
+
+        def note(name: str) -> None:
+            called.append((name, trio.current_time()))
+
+        places = [some.alarm.call_at(at, partial(note, name)) for name, at in zip("cabd", (3, 1, 2, 4), strict=True)]
         places[2].leave()
         places[2].leave()
         assert some.alarm.sleepers == 3
