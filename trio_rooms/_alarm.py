@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextvars
 import heapq
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, final
 
 import trio
@@ -47,11 +46,14 @@ class Alarm:
 
     def sleep_until(self, deadline: float) -> Awaitable[Any]:
         """As ``trio.sleep_until``; not a coroutine itself, to save one in each sleeper."""
-        place = self.call_at(deadline, partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()))
+        place = self._place(deadline, trio.lowlevel.current_task())
         return trio.lowlevel.wait_task_rescheduled(place.abort)  # noqa: ASYNC105 - the caller awaits it
 
     def call_at(self, deadline: float, call: Callable[[], object]) -> Place:
         """Have ``call()`` called in the keeper's task, unless its place is left before. It must not raise."""
+        return self._place(deadline, call)
+
+    def _place(self, deadline: float, call: Callable[[], object] | trio.lowlevel.Task) -> Place:
         place = Place(self, deadline, call)
         heapq.heappush(self._heap, place)
         if not self._kept:
@@ -79,6 +81,8 @@ class Alarm:
             call, place.call = place.call, None
             if call is None:
                 self._empty -= 1
+            elif isinstance(call, trio.lowlevel.Task):
+                trio.lowlevel.reschedule(call)
             else:
                 call()
         return bool(self._heap)
@@ -100,10 +104,11 @@ class Place:
 
     __slots__ = ("_alarm", "call", "deadline")
 
-    def __init__(self, alarm: Alarm, deadline: float, call: Callable[[], object]) -> None:
+    def __init__(self, alarm: Alarm, deadline: float, call: Callable[[], object] | trio.lowlevel.Task) -> None:
         self._alarm = alarm
         self.deadline = deadline
-        self.call: Callable[[], object] | None = call
+        # A task itself, and not what wakes it: there are as many of them as connections.
+        self.call: Callable[[], object] | trio.lowlevel.Task | None = call
 
     def __lt__(self, other: Place) -> bool:
         return self.deadline < other.deadline

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
-from trio.testing import check_half_closeable_stream, wait_all_tasks_blocked
+from trio.testing import check_two_way_stream, wait_all_tasks_blocked
 
 from trio_rooms._wire.plain import PlainStream, plain_socket
 
@@ -34,9 +34,9 @@ async def make_clogged_pair() -> tuple[PlainStream, PlainStream]:
 
 
 async def test_is_a_stream() -> None:
-    """It does all that trio promises of a stream that can be closed by halves."""
+    """It does all that trio promises of a stream in both directions."""
     with trio.fail_after(5):
-        await check_half_closeable_stream(make_pair, make_clogged_pair)
+        await check_two_way_stream(make_pair, make_clogged_pair)
 
 
 @asynccontextmanager

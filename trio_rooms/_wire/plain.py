@@ -21,14 +21,13 @@ _READ_SIZE = 65536
 class PlainStream(trio.abc.HalfCloseableStream):
     """A stream over a connected, non-blocking socket, which it owns."""
 
-    __slots__ = ("_eof_sent", "_sending", "remote", "socket")
+    __slots__ = ("_eof_sent", "remote", "socket")
 
     def __init__(self, plain: socket.socket, remote: object) -> None:
         self.socket = plain
         self.remote = remote
         """The peer's address as ``accept`` gave it."""
         self._eof_sent = False
-        self._sending = False
         # Of the socket itself: from its listener it would inherit this only if it connected after that was set there.
         try:  # noqa: SIM105 - each connection passes here
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
@@ -41,19 +40,15 @@ class PlainStream(trio.abc.HalfCloseableStream):
         self._check_open()
         if self._eof_sent:
             raise trio.ClosedResourceError("the end was sent")
-        self._check_not_sending()
-        self._sending = True
-        sent = 0
-        try:
-            while sent < len(data):
+        with memoryview(data) as rest:
+            sent = 0
+            while sent < len(rest):
                 try:
-                    sent += self.socket.send(memoryview(data)[sent:])
+                    sent += self.socket.send(rest[sent:])
                 except BlockingIOError:
                     await self.wait_send_all_might_not_block()
                 except OSError as exc:
                     raise self._gone(exc) from exc
-        finally:
-            self._sending = False
 
     async def wait_send_all_might_not_block(self) -> None:
         """See ``trio.abc.SendStream``."""
@@ -63,7 +58,6 @@ class PlainStream(trio.abc.HalfCloseableStream):
     async def send_eof(self) -> None:
         """See ``trio.abc.HalfCloseableStream``."""
         await trio.lowlevel.checkpoint()
-        self._check_not_sending()
         self._eof_sent = True
         try:
             self.socket.shutdown(socket.SHUT_WR)
@@ -99,10 +93,6 @@ class PlainStream(trio.abc.HalfCloseableStream):
     def _check_open(self) -> None:
         if self.socket.fileno() < 0:  # or trio would raise what it raises for a wrong number
             raise trio.ClosedResourceError("the socket was closed")
-
-    def _check_not_sending(self) -> None:
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending")
 
     def _gone(self, exc: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
         if self.socket.fileno() < 0:
