@@ -809,3 +809,23 @@ async def test_the_writer_is_started_by_a_ping_and_by_a_pong_that_is_due(transpo
             await wait_all_tasks_blocked()
             sink.finish()
     assert transport.log == ["PING", "pong"]
+
+
+async def test_the_writer_over_a_socket_ends_and_is_started_anew() -> None:
+    """Over a plain socket the writer ends when all is written; data is the flusher's then, and a ping starts it anew."""
+    with ToldSocket() as plain:
+        transport = native_over(plain.stream)
+        sink = Sink(
+            Bare(), max_messages=10, max_bytes=10_000, write_buffer_size=1000, write_timeout=10, flusher=Flusher()
+        )
+        async with trio.open_nursery() as nursery:
+            start = Starts(sink, transport, nursery)
+            sink.begin(transport, start)
+            for n in (1, 2):
+                await sink.ping()
+                await wait_all_tasks_blocked()
+                assert start.count == n
+                assert not nursery.child_tasks
+            sink.outbox.send_nowait(frame("a"))
+            assert not sink.outbox
+            assert start.count == 2

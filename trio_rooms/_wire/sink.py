@@ -1,14 +1,17 @@
 """The one owner of a connection's way out: data, pings, the close, and their order.
 
 Theory of operation. One task, the writer, runs :meth:`Sink.run` and is the only one that ever waits for the peer to
-read. It is started when something is to be written that is the writer's, which for most connections is late or never.
+read. It is started when something is to be written that is the writer's. Where there is a plain socket that is rarely
+so, and the writer ends when all is written and is started anew, for to wait it would hold more than a kilobyte; over
+any other stream, where all is the writer's, it is parked.
+
 Between two batches it looks what is due: the rest of what the socket took a part of, what the receiving side of the
 transport owes the peer (a pong, the answer to a close frame), a ping, then data. The close goes out in two ways:
 politely, behind the data (``finish``, then ``run`` returns when the queue is empty, and the connection closes the
 transport), or ahead of it (``discard``, which counts what is thrown away). A write that times out has torn a frame
 perhaps, so it ends the connection.
 
-While the writer is parked, or not started yet, everything that was due is written. If then data comes, and nothing
+While the writer is parked, or there is none, everything that was due is written. If then data comes, and nothing
 but data, and there is a plain socket, waking the writer for it would cost several times the write. So the sink asks
 for a turn of the node's flusher, which calls ``Outbox.flush``: the same bytes in the same order, written without
 waiting. What the socket does not take is the writer's again, and while that one is at work nobody else writes.
@@ -41,6 +44,7 @@ class Sink:
         "_ping_begun",
         "_ping_due",
         "_pinged",
+        "_start_again",
         "_start_writer",
         "_transport",
         "_write_buffer_size",
@@ -69,6 +73,9 @@ class Sink:
         self._in_hand = 0
         """Frames that are out of the queue, of which the socket has not taken the last byte."""
         self._start_writer: Callable[[], object] | None = None
+        """There is no writer, and this starts it."""
+        self._start_again: Callable[[], object] | None = None
+        """There is one, and this is for the time after it."""
         self._writer: trio.lowlevel.Task | None = None
         self._finishing = False
         self._ping_due = False
@@ -78,7 +85,7 @@ class Sink:
     def begin(self, transport: Transport, start_writer: Callable[[], object]) -> None:
         """From now on what is queued is written; what :meth:`run` has to write makes this call ``start_writer``.
 
-        That happens at most once, at any time until :meth:`discard`, and in the midst of anything: it must not raise.
+        That happens only while there is no writer, until :meth:`discard`, in the midst of anything: it must not raise.
         """
         self._attach(transport)
         transport.on_control = partial(self._on_control, transport)
@@ -101,7 +108,7 @@ class Sink:
             self.wake_writer()
 
     async def run(self, transport: Transport) -> None:
-        """Write until :meth:`finish` or :meth:`discard` was called and nothing is left.
+        """Write until nothing is left, and :meth:`finish` or :meth:`discard` was called or it can be started anew.
 
         Raises ``TransportClosed`` and :exc:`WriteTimedOut`; then, and when cancelled in a write, the
         transport is good for nothing but ``close``, which knows what was torn, and ``abort``.
@@ -117,6 +124,11 @@ class Sink:
             elif self.outbox:
                 await self._write(transport)
             elif self._finishing:
+                return
+            elif self._start_again is not None:
+                self._start_writer, self._start_again = self._start_again, None
+                transport.on_control = partial(self._on_control, transport)
+                self.outbox.send_now = transport.direct
                 return
             else:  # sleep until woken; a bare task in a slot, because an Event per idle connection adds up
                 self._writer = trio.lowlevel.current_task()
@@ -169,6 +181,7 @@ class Sink:
         self.outbox.discarded += self._in_hand
         self._in_hand = 0
         self._finishing = True
+        self._start_again = None
         if self._start_writer is not None:
             self._start_writer = self.outbox.send_now = None
         self.wake_writer()
@@ -220,6 +233,8 @@ class Sink:
             self._writer = self.outbox.send_now = None
         elif self._start_writer is not None:
             start, self._start_writer = self._start_writer, None
+            if self._transport is not None:
+                self._start_again = start
             self.outbox.send_now = None
             start()
 
