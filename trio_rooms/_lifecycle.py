@@ -1,10 +1,10 @@
 """How a connection lives and ends.
 
 Theory of operation. The connection's own task runs the middleware and the dispatcher; reader, writer and
-pinger run beside it. The pinger is started when its first ping is due, and the writer whenever there is something that
-the flusher does not write, so that most connections do without at most times. Whoever finds the end (the program, the peer, the network, the pinger, a full outbox,
-a crash, a cancellation from outside) records it through ``Connection._end``, where the first cause wins,
-and stops as much as it must:
+pinger run beside it. The pinger is started when its first ping is due, and the writer whenever there is something
+that the flusher does not write, so that most connections do without at most times. Whoever finds the end (the
+program, the peer, the network, the pinger, a full outbox, a crash, a cancellation from outside) records it through
+``Connection._end``, where the first cause wins, and stops as much as it must:
 
 - closed by the program: handlers are cancelled, the writer empties the outbox, then the close frame goes;
 - drained: the same, but handlers finish first;

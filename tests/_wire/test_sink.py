@@ -812,7 +812,7 @@ async def test_the_writer_is_started_by_a_ping_and_by_a_pong_that_is_due(transpo
 
 
 async def test_the_writer_over_a_socket_ends_and_is_started_anew() -> None:
-    """Over a plain socket the writer ends when all is written; data is the flusher's then, and a ping starts it anew."""
+    """Over a plain socket the writer ends when all is written; data is the flusher's, and a ping starts it anew."""
     with ToldSocket() as plain:
         transport = native_over(plain.stream)
         sink = Sink(
