@@ -12,6 +12,10 @@ class NoSocket:
     def direct(self) -> None:
         return None
 
+    @property
+    def peer_closed(self) -> bool:
+        return False
+
     def keep_rest(self, data: bytes, taken: int) -> None:
         raise AssertionError("there is no socket")
 

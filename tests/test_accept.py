@@ -249,6 +249,23 @@ async def test_broken_before_accepted() -> None:
 
 
 @pytest.mark.sockets
+@pytest.mark.usefixtures("no_leak")
+async def test_a_crowd_in_the_backlog(listener: trio.SocketListener) -> None:
+    """Of many clients that wait each is served, and knows as little of the others as if it had come alone."""
+    address = listener.socket.getsockname()
+    with trio.fail_after(DEADLINE):
+        clients = [await trio.open_tcp_stream(*address) for _ in range(50)]
+        async with accepting(listener) as seen:
+            for client in clients:
+                assert await client.receive_some() == b"served"
+                await client.aclose()
+            assert len(seen.served) == 50
+            late = await trio.open_tcp_stream(*address)
+            assert await late.receive_some() == b"served"
+            await late.aclose()
+
+
+@pytest.mark.sockets
 async def test_listener_closed_by_others(listener: trio.SocketListener) -> None:
     """Closing the listener ends the loop with ClosedResourceError, as it ends accept."""
     with trio.fail_after(DEADLINE), pytest.RaisesGroup(trio.ClosedResourceError):

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context
+from functools import partial
 
 import pytest
 import trio
@@ -149,3 +150,23 @@ async def test_its_nursery_is_cancelled(autojump_clock: MockClock) -> None:
         some._nursery = outer
         await some.alarm.sleep_until(5)
         assert trio.current_time() == 5
+
+
+async def test_calls(autojump_clock: MockClock) -> None:
+    """A call is made at its time, once; one whose place was left is not, and to leave it late or twice does nothing."""
+    called: list[tuple[str, float]] = []
+    async with keepers() as some:
+
+        def note(name: str) -> None:
+            called.append((name, trio.current_time()))
+
+        places = [some.alarm.call_at(at, partial(note, name)) for name, at in zip("cabd", (3, 1, 2, 4), strict=True)]
+        places[2].leave()
+        places[2].leave()
+        assert some.alarm.sleepers == 3
+        await some.alarm.sleep_until(3.5)
+        places[0].leave()
+        assert some.alarm.sleepers == 1
+        places[3].leave()
+        assert some.alarm.sleepers == 0
+    assert called == [("a", 1), ("c", 3)]

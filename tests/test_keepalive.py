@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from fakes import NoSocket
 from trio_rooms import Close, Config, Connection, Manager
 from trio_rooms._formats import PLAIN
-from trio_rooms._keepalive import keep_alive
+from trio_rooms._keepalive import first_ping, keep_alive
 from trio_rooms._wire.frames import Frame
 from trio_rooms._wire.sink import Sink
 from trio_rooms.testing import FaultyStream, MemoryServer, Opcode, TestClient, client_frame, serve_in_memory
@@ -74,7 +74,8 @@ async def watch(peer: FakePeer, *, rng: random.Random, interval: float = INTERVA
     sink = Sink(PLAIN, max_messages=1, max_bytes=1_000, write_buffer_size=1, write_timeout=10)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sink.run, peer)
-        await keep_alive(sink, peer, interval=interval, timeout=patience, rng=rng)
+        await trio.sleep_until(first_ping(interval, rng))
+        await keep_alive(sink, peer, interval=interval, timeout=patience)
         verdict = trio.current_time()
         nursery.cancel_scope.cancel()
     return verdict

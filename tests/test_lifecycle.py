@@ -28,6 +28,7 @@ from trio_rooms import (
     UsageError,
     current_connection,
 )
+from trio_rooms._alarm import Alarm
 from trio_rooms._lifecycle import live
 from trio_rooms._wire.frames import Frame
 from trio_rooms.testing import FaultyStream, Opcode, TestClient, client_frame, open_client, serve_in_memory
@@ -447,7 +448,7 @@ async def test_a_fault_of_our_own(autojump_clock: MockClock, caplog: pytest.LogC
     transport = FakeTransport(ZeroDivisionError())
     async with serve_in_memory(manager) as memory:
         conn = Connection(memory.server._node, HandshakeRequest(method="GET", target="/ws"), Identity(), None)
-        await live(conn, transport)
+        await live(conn, transport, Alarm(memory.server._node.spawn))
         assert await conn.wait_closed() == Close(1011, "internal error")
     assert transport.log == ["close 1011", "abort"]
     assert closes == [Close(1011, "internal error")]

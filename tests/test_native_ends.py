@@ -209,7 +209,8 @@ async def opened(data: bytes) -> AsyncGenerator[tuple[Transport, trio.abc.Stream
             read_buffer_size=64 * 1024,
             before_read=trio.lowlevel.checkpoint,
         )
-        await transport.accept(SAMPLE_KEY, None)
+        if (rest := transport.accept(SAMPLE_KEY, None)) is not None:
+            await rest
         yield transport, peer
 
 

@@ -14,6 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from fakes import NoSocket
 from hall import hall
 from trio_rooms import Close, Config, Connection, HandshakeRequest, Identity, Manager, Message
+from trio_rooms._alarm import Alarm
 from trio_rooms._lifecycle import live
 from trio_rooms._wire.frames import Frame
 from trio_rooms._wire.transport import TransportClosed
@@ -104,7 +105,7 @@ async def life(config: Config | None = None) -> AsyncGenerator[Life]:
         one = Life(
             Connection(place.server._node, HandshakeRequest(method="GET", target="/ws"), Identity(), None), Told()
         )
-        nursery.start_soon(live, one.conn, one.transport)
+        nursery.start_soon(live, one.conn, one.transport, Alarm(place.server._node.spawn))
         await wait_all_tasks_blocked()
         yield one
 

@@ -145,7 +145,8 @@ async def native_over_stream(settings: Settings) -> AsyncGenerator[Pair]:
             read_buffer_size=settings.read_buffer_size,
             before_read=settings.before_read,
         )
-        await transport.accept(SAMPLE_KEY, None)
+        if (rest := transport.accept(SAMPLE_KEY, None)) is not None:
+            await rest
         await _take_101(peer)
         yield Pair(Driven(transport, nursery), peer, faults, patient=True, guarded=True)
         nursery.cancel_scope.cancel()

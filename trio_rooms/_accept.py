@@ -5,6 +5,9 @@ stays in the backlog: it believes that it is connected, and waits. So the loop k
 ``accept`` fails, the spare one is given up, the client is accepted with it and closed at once, and a new spare
 one is opened: the client learns that it is refused, and may try another server or come back later.
 
+Where the listener is a socket, and nothing but a socket, the loop accepts from it by itself: all clients that wait, up
+to a number, between two checkpoints.
+
 Linux looks for a descriptor before it looks into the backlog, so ``accept`` also fails while nobody waits. Then the
 spare one must be kept: to wait without it, for a client, would be to lose it to whoever opens a file first.
 """
@@ -16,17 +19,39 @@ import errno
 import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NoReturn, TypeVar
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 import trio
 
-StreamT = TypeVar("StreamT", bound=trio.abc.Stream)
+from ._wire.plain import PlainStream
 
 # accept(2): what the process (EMFILE), the system (ENFILE) or its memory cannot give just now.
 _CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # Those where closing one descriptor lets the next accept succeed.
 _DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+
+# What is about the client that was to be accepted, and not about us; accept(2) wants it to be passed over.
+_OF_CLIENT = frozenset(
+    (
+        errno.ECONNABORTED,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,  # a firewall
+        errno.EPROTO,
+        errno.ETIMEDOUT,
+    )
+)
+
+# So many handshakes may begin between two checkpoints; each takes about as long as a few messages.
+_BATCH = 16
 
 _PAUSE = 0.1  # seconds without accepting when a client could not even be turned away
 _LOG_INTERVAL = 60.0  # seconds from one report of refused clients to the next
@@ -35,8 +60,8 @@ _TASK_NAME = "trio_rooms connection"
 
 
 async def accept_forever(
-    listener: trio.abc.Listener[StreamT],
-    handle: Callable[[StreamT], Awaitable[object]],
+    listener: trio.abc.Listener[trio.abc.Stream],
+    handle: Callable[[trio.abc.Stream], Awaitable[object]],
     handler_nursery: trio.Nursery,
     *,
     errors: Callable[[], None],
@@ -51,14 +76,15 @@ async def accept_forever(
     each ``accept`` that failed so. The first failure is logged, later ones at most once a minute.
 
     Raises whatever else the listener raises: OSError, or ClosedResourceError when somebody closed the listener.
-    (A connection that broke before it was accepted is no error: trio's SocketListener skips it.)
+    (A connection that broke before it was accepted is no error, and skipped.)
     """
     scarcity = _Scarcity(errors, logger)
+    accept = _accepting(listener)
     with _Spare() as spare:
         async with listener:
             while True:
                 try:
-                    stream = await listener.accept()
+                    streams = await accept()
                 except OSError as exc:
                     if exc.errno not in _CAPACITY:
                         raise
@@ -69,8 +95,9 @@ async def accept_forever(
                         await trio.sleep(_PAUSE)
                         spare.refill()
                 else:
-                    # With a name, as trio would make a string for each task.
-                    handler_nursery.start_soon(handle, stream, name=_TASK_NAME)
+                    for stream in streams:
+                        # With a name, as trio would make a string for each task.
+                        handler_nursery.start_soon(handle, stream, name=_TASK_NAME)
 
 
 async def open_listeners(host: str | None, port: int, *, backlog: int | None = None) -> list[trio.SocketListener]:
@@ -103,6 +130,65 @@ def describe(listeners: Iterable[trio.abc.Listener[Any]]) -> tuple[tuple[str, in
     lowest = filter(None, map(_socket_listener, listeners))
     inet = (trio.socket.AF_INET, trio.socket.AF_INET6)
     return tuple(_address(listener) for listener in lowest if listener.socket.family in inet)
+
+
+def _accepting(listener: trio.abc.Listener[trio.abc.Stream]) -> Callable[[], Awaitable[Sequence[trio.abc.Stream]]]:
+    """What accepts one client or several. Always a checkpoint; raises as the listener does, and a cancel loses none."""
+    if isinstance(listener, trio.SocketListener) and sys.platform != "win32":
+        plain = getattr(listener.socket, "_sock", None)
+        if isinstance(plain, socket.socket):
+            return _Batches(plain).accept
+
+    async def accept_one() -> Sequence[trio.abc.Stream]:
+        return (await listener.accept(),)
+
+    return accept_one
+
+
+class _Batches:
+    """Accepts whoever waits at a listening socket."""
+
+    __slots__ = ("_all_accepted", "_socket")
+
+    def __init__(self, plain: socket.socket) -> None:
+        self._socket = plain
+        self._all_accepted = True
+
+    async def accept(self) -> Sequence[trio.abc.Stream]:
+        if not self._all_accepted:
+            await trio.lowlevel.checkpoint()
+            if batch := self._accept_batch():
+                return batch
+        while True:
+            self._check_open()
+            await trio.lowlevel.wait_readable(self._socket)
+            if batch := self._accept_batch():
+                return batch
+
+    def _accept_batch(self) -> list[trio.abc.Stream]:
+        """Accept without waiting. Of an error only the first client can tell; what comes later is for the next call."""
+        batch: list[trio.abc.Stream] = []
+        self._all_accepted = False
+        while len(batch) < _BATCH:
+            try:
+                client, address = self._socket.accept()
+            except BlockingIOError:
+                self._all_accepted = True
+                break
+            except OSError as exc:
+                if exc.errno in _OF_CLIENT:
+                    continue
+                self._check_open()
+                if not batch:
+                    raise
+                break
+            client.setblocking(False)
+            batch.append(PlainStream(client, address))
+        return batch
+
+    def _check_open(self) -> None:
+        if self._socket.fileno() < 0:
+            raise trio.ClosedResourceError("the listener was closed")
 
 
 class _Spare:

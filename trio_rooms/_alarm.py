@@ -1,12 +1,13 @@
-"""Waking many tasks, each at its own time, out of one.
+"""Calling many functions and waking many tasks, each at its own time, out of one task.
 
 Theory of operation. A task that sleeps on ``trio.sleep_until`` holds a cancel scope with its status and three
 coroutines, more than all that a pinger has besides; and a pinger sleeps for nearly all of its life. So pingers are
 parked here, with a place in a heap by the time of their waking, and one task for all of them, the keeper, sleeps until
-the first is due. It is there only while anybody sleeps, and so nobody has to end it.
+the first is due. It is there only while there are places, and so nobody has to end it. Whoever has nothing to do at
+all until its time has come need not be a task until then: it has a place with a function, which starts it.
 
-A sleeper that is cancelled leaves an empty place, in which there is only the time. When more than half of all places
-are empty the heap is made anew, so that they never outnumber the sleepers.
+A place that is given up stays, empty, and there is only the time in it. When more than half of all places are empty
+the heap is made anew, so that they never outnumber the others.
 """
 
 from __future__ import annotations
@@ -24,35 +25,43 @@ Spawn = Callable[[Callable[[], Awaitable[None]], contextvars.Context], None]
 
 @final
 class Alarm:
-    """A place to sleep in.
+    """A place to sleep in, and to leave calls for later.
 
-    ``spawn`` starts the keeper, in a nursery that outlives every task that sleeps here.
+    ``spawn`` starts the keeper, in a nursery that outlives whoever uses this.
     """
 
     __slots__ = ("_empty", "_heap", "_kept", "_scope", "_spawn")
 
     def __init__(self, spawn: Spawn) -> None:
         self._spawn = spawn
-        self._heap: list[_Place] = []
+        self._heap: list[Place] = []
         self._empty = 0
         self._kept = False
         self._scope: trio.CancelScope | None = None
 
     @property
     def sleepers(self) -> int:
-        """How many tasks sleep."""
+        """How many places are taken."""
         return len(self._heap) - self._empty
 
     def sleep_until(self, deadline: float) -> Awaitable[Any]:
         """As ``trio.sleep_until``; not a coroutine itself, to save one in each sleeper."""
-        place = _Place(self, deadline, trio.lowlevel.current_task())
+        place = self._place(deadline, trio.lowlevel.current_task())
+        return trio.lowlevel.wait_task_rescheduled(place.abort)  # noqa: ASYNC105 - the caller awaits it
+
+    def call_at(self, deadline: float, call: Callable[[], object]) -> Place:
+        """Have ``call()`` called in the keeper's task, unless its place is left before. It must not raise."""
+        return self._place(deadline, call)
+
+    def _place(self, deadline: float, call: Callable[[], object] | trio.lowlevel.Task) -> Place:
+        place = Place(self, deadline, call)
         heapq.heappush(self._heap, place)
         if not self._kept:
             self._kept = True
             self._spawn(self._keep, contextvars.Context())
         elif self._scope is not None and self._heap[0] is place:
             self._scope.deadline = deadline
-        return trio.lowlevel.wait_task_rescheduled(place.leave)  # noqa: ASYNC105 - the caller awaits it
+        return place
 
     async def _keep(self) -> None:
         """The keeper."""
@@ -65,42 +74,52 @@ class Alarm:
             self._scope = None
 
     def _wake(self) -> bool:
-        """Wake those who are due; whether anybody else sleeps."""
+        """Make the calls that are due; whether there are others."""
         now = trio.current_time()
-        while self._heap and (self._heap[0].task is None or self._heap[0].deadline <= now):
-            task = heapq.heappop(self._heap).task
-            if task is None:
+        while self._heap and (self._heap[0].call is None or self._heap[0].deadline <= now):
+            place = heapq.heappop(self._heap)
+            call, place.call = place.call, None
+            if call is None:
                 self._empty -= 1
+            elif isinstance(call, trio.lowlevel.Task):
+                trio.lowlevel.reschedule(call)
             else:
-                trio.lowlevel.reschedule(task)
+                call()
         return bool(self._heap)
 
     def _left(self) -> None:
         """A place is empty."""
         self._empty += 1
         if 2 * self._empty > len(self._heap):
-            self._heap = [place for place in self._heap if place.task is not None]
+            self._heap = [place for place in self._heap if place.call is not None]
             heapq.heapify(self._heap)
             self._empty = 0
         if not self._heap and self._scope is not None:
-            self._scope.cancel(reason="nobody sleeps")
+            self._scope.cancel(reason="there is nothing to wait for")
 
 
-class _Place:
-    """Where one task sleeps, or has slept until it was cancelled."""
+@final
+class Place:
+    """A call to come; empty when it has been made or is no longer wanted. Made by :meth:`Alarm.call_at`."""
 
-    __slots__ = ("_alarm", "deadline", "task")
+    __slots__ = ("_alarm", "call", "deadline")
 
-    def __init__(self, alarm: Alarm, deadline: float, task: trio.lowlevel.Task) -> None:
+    def __init__(self, alarm: Alarm, deadline: float, call: Callable[[], object] | trio.lowlevel.Task) -> None:
         self._alarm = alarm
         self.deadline = deadline
-        self.task: trio.lowlevel.Task | None = task
+        # A task itself, and not what wakes it: there are as many of them as connections.
+        self.call: Callable[[], object] | trio.lowlevel.Task | None = call
 
-    def __lt__(self, other: _Place) -> bool:
+    def __lt__(self, other: Place) -> bool:
         return self.deadline < other.deadline
 
-    def leave(self, _: object) -> trio.lowlevel.Abort:
-        """The task is cancelled."""
-        self.task = None
-        self._alarm._left()
+    def leave(self) -> None:
+        """The call is not wanted any more. Idempotent, and does nothing when it has been made."""
+        if self.call is not None:
+            self.call = None
+            self._alarm._left()
+
+    def abort(self, _: object) -> trio.lowlevel.Abort:
+        """The task that sleeps here is cancelled."""
+        self.leave()
         return trio.lowlevel.Abort.SUCCEEDED

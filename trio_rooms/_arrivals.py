@@ -15,18 +15,21 @@ import attrs
 import trio
 
 from ._admission import Admission, Ticket
+from ._alarm import Alarm
 from ._boundary import own_cancellations_only
 from ._connection import Connection
 from ._drain import Drain
 from ._errors import NotServing
-from ._handshake import HandshakePolicy, Upgrade, full, judge, shake_hands, turn_away
+from ._handshake import HandshakePolicy, Upgrade, full, judge, shake_hands, shake_hands_at_once, turn_away
 from ._identity import Identity
 from ._lifecycle import live
 from ._node import Node
-from ._wire.ending import close_now
+from ._wire.ending import GONE, close_now
 from ._wire.head import HandshakeError
+from ._wire.input import look
 from ._wire.native import NativeTransport
 from ._wire.over_trio_websocket import CallersRequest, over_request, over_stream
+from ._wire.plain import PlainStream
 from ._wire.transport import Offer, Transport, TransportClosed
 
 T = TypeVar("T")
@@ -59,6 +62,7 @@ class Arrivals:
         # around what comes before.
         self._scopes: set[trio.CancelScope] = set()
         self._open = 0
+        self._alarm = Alarm(node.spawn)
         self._empty = trio.lowlevel.ParkingLot()
         self._over = False
         self._turning_away = 0
@@ -111,7 +115,7 @@ class Arrivals:
                 if ticket is not None:
                     begun = await handle(arrival, ticket)
                     if begun is not None:
-                        await live(*begun, deadline=self._drain.deadline)
+                        await live(*begun, self._alarm, deadline=self._drain.deadline)
                 else:
                     self._node.counters.reject("full")
                     with self._limited(trio.CancelScope()):
@@ -159,28 +163,33 @@ class Arrivals:
     async def _begin(self, stream: trio.abc.Stream, ticket: Ticket) -> _Begun | None:
         config = self._node.config
         deadline = trio.current_time() + config.handshake_timeout
-        upgrade: Upgrade | None = None
-        with self._limited(ticket.scope) as scope:
-            upgrade = await self._shake_hands(stream, ticket)
+        first = _look(stream, config.limits.max_header_bytes + 1)
+        # A scope is made of several objects; a handshake that does not wait goes without.
+        upgrade = shake_hands_at_once(first, self._policy, remote=remote_address(stream)) if first else None
+        if upgrade is None:
+            with self._limited(ticket.scope):
+                upgrade = await self._shake_hands(stream, ticket, first)
             if upgrade is None:
                 return None
-            with suppress(TransportClosed):
-                conn = self._connection(upgrade)
-                transport = NativeTransport(
-                    stream,
-                    trailing=upgrade.trailing,
-                    max_message_bytes=config.limits.max_message_bytes,
-                    max_fragments=config.limits.max_fragments,
-                    message_timeout=config.limits.message_timeout,
-                    read_buffer_size=config.read_buffer_size,
-                    before_read=conn._dispatcher.inbox.room,
-                )
-                if transport.direct is None:  # a plain socket takes so little without waiting
-                    scope.deadline = min(scope.deadline, deadline)
-                await transport.accept(upgrade.key, upgrade.subprotocol)
+        ticket.head_complete()
+        conn = self._connection(upgrade)
+        transport = NativeTransport(
+            stream,
+            trailing=upgrade.trailing,
+            max_message_bytes=config.limits.max_message_bytes,
+            max_fragments=config.limits.max_fragments,
+            message_timeout=config.limits.message_timeout,
+            read_buffer_size=config.read_buffer_size,
+            before_read=conn._dispatcher.inbox.room,
+        )
+        with suppress(TransportClosed):
+            rest = transport.accept(upgrade.key, upgrade.subprotocol)
+            if rest is None:
                 return conn, transport
-        if upgrade is not None:
-            self._node.counters.reject("hangup")
+            with self._limited(trio.CancelScope(deadline=deadline)):
+                await rest
+                return conn, transport
+        self._node.counters.reject("hangup")
         return None
 
     async def _handle_by_trio_websocket(self, stream: trio.abc.Stream, ticket: Ticket) -> None:
@@ -224,9 +233,11 @@ class Arrivals:
             )
             await self._live_over(offer, conn, deadline)
 
-    async def _shake_hands(self, stream: trio.abc.Stream, ticket: Ticket) -> Upgrade | None:
+    async def _shake_hands(self, stream: trio.abc.Stream, ticket: Ticket, first: bytes | None = None) -> Upgrade | None:
         policy, failures = self._policy_and_failures()
-        upgrade = await shake_hands(stream, policy, remote=remote_address(stream), head_complete=ticket.head_complete)
+        upgrade = await shake_hands(
+            stream, policy, remote=remote_address(stream), head_complete=ticket.head_complete, first=first
+        )
         await self._report(failures)
         return upgrade
 
@@ -248,11 +259,19 @@ class Arrivals:
             if transport is None:
                 self._node.counters.reject("hangup")
             else:
-                await live(conn, transport, deadline=self._drain.deadline)
+                await live(conn, transport, self._alarm, deadline=self._drain.deadline)
 
     async def _report(self, failures: list[Exception]) -> None:
         for failure in failures:
             await self._node.errors.report(None, failure, "authenticate")
+
+
+def _look(stream: trio.abc.Stream, max_bytes: int) -> bytes | None:
+    """What has come with the connection; None if that is nothing yet, or cannot be told."""
+    try:
+        return look(stream, max_bytes)
+    except GONE:
+        return b""  # as good as its end
 
 
 class _Limited:
@@ -277,6 +296,8 @@ class _Limited:
 
 def remote_address(stream: trio.abc.Stream) -> tuple[str, int] | None:
     """Host and port of the peer, if the stream is one of TCP, with TLS or without."""
+    if isinstance(stream, PlainStream):
+        return _host_and_port(stream.remote)
     inner: Any = stream
     if not isinstance(inner, trio.SocketStream):
         inner = inner.transport_stream if isinstance(inner, trio.SSLStream) else None
@@ -286,4 +307,8 @@ def remote_address(stream: trio.abc.Stream) -> tuple[str, int] | None:
         name = inner.socket.getpeername()
     except OSError:
         return None
+    return _host_and_port(name)
+
+
+def _host_and_port(name: object) -> tuple[str, int] | None:
     return (name[0], name[1]) if isinstance(name, tuple) and len(name) >= 2 else None

@@ -109,7 +109,7 @@ class Connection:
         self._gone: trio.Event | None = None
         self._over = False
         self._draining: Close | None = None
-        self._writing = True
+        self._writing = False
         self._flushed: trio.Event | None = None
         self._on_connect_begun = False
 

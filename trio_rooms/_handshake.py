@@ -30,7 +30,7 @@ from ._config import Config
 from ._errors import Refuse
 from ._identity import Identity
 from ._wire.ending import GONE, close_now, see_off
-from ._wire.head import HandshakeError, Hangup, Reason, read_head
+from ._wire.head import HandshakeError, Hangup, Reason, read_head, take_head
 from ._wire.request import HandshakeRequest
 from ._wire.responses import error_response, response
 from ._wire.upgrade import (
@@ -116,6 +116,7 @@ async def shake_hands(
     *,
     remote: tuple[str, int] | None = None,
     head_complete: Callable[[], None],
+    first: bytes | None = None,
 ) -> Upgrade | None:
     """Read a request and decide over it.
 
@@ -123,13 +124,14 @@ async def shake_hands(
     has been answered if anybody was there to hear it, and the stream is closed. An upgrade or refusal is decided
     ``handshake_timeout`` after the call at the latest; a response may take 2 s on top of that.
 
-    ``head_complete`` is called, at most once, when the request head has been read.
+    ``head_complete`` is called, at most once, when the request head has been read. ``first`` is what has been read
+    before, see :func:`~trio_rooms._wire.head.read_head`.
 
     A cancel closes the stream and propagates, and so does an exception out of the policy's other functions.
     """
     upgrade: Upgrade | None = None
     try:
-        outcome = await _negotiate(stream, policy, remote, head_complete)
+        outcome = await _negotiate(stream, policy, remote, head_complete, first)
         if isinstance(outcome, Upgrade):
             upgrade = outcome
         elif outcome is not None:
@@ -138,6 +140,28 @@ async def shake_hands(
         if upgrade is None:
             await close_now(stream)  # noqa: ASYNC102 - it shields itself
     return upgrade
+
+
+def shake_hands_at_once(data: bytes, policy: HandshakePolicy, *, remote: tuple[str, int] | None) -> Upgrade | None:
+    """The upgrade, if ``data`` begins with a whole request that is granted without asking ``authenticate``.
+
+    Most requests come in one piece with the connection, and then nothing of the handshake has to wait. None is no
+    refusal: then it is for :func:`shake_hands` to find out what to do, with ``data`` as the ``first`` bytes.
+    """
+    if policy.authenticate is not None:
+        return None
+    try:
+        head = take_head(data, policy.config.limits, remote=remote)
+        if head is None:
+            return None
+        request, trailing = head
+        _check_refusing(policy)
+        if not is_upgrade(request):
+            return None
+        key = _check_upgrade(request, policy)
+    except (HandshakeError, Hangup):
+        return None
+    return Upgrade(request, key, choose_subprotocol(request.subprotocols, policy.subprotocols), _ANYBODY, trailing)
 
 
 async def judge(request: HandshakeRequest, policy: HandshakePolicy) -> tuple[Identity, str | None] | HandshakeError:
@@ -177,12 +201,13 @@ async def _negotiate(
     policy: HandshakePolicy,
     remote: tuple[str, int] | None,
     head_complete: Callable[[], None],
+    first: bytes | None,
 ) -> Upgrade | bytes | None:
     """Return the upgrade, the response to send instead, or None if nobody waits for one."""
     deadline = trio.current_time() + policy.config.handshake_timeout
     head_only = False
     try:
-        request, trailing = await read_head(stream, policy.config.limits, deadline=deadline, remote=remote)
+        request, trailing = await read_head(stream, policy.config.limits, deadline=deadline, remote=remote, first=first)
         head_complete()
         head_only = request.method == "HEAD"
         _check_refusing(policy)

@@ -20,24 +20,31 @@ from ._wire.transport import Transport
 _JUMP = 1.0
 
 
+def first_ping(interval: float, rng: random.Random) -> float:
+    """When a connection that begins now is to be pinged for the first time, by the clock of trio.
+
+    At a random moment of the interval: connections that began together must not ping together. The interval's first
+    tenth is left out: a peer that has just begun has just been heard.
+    """
+    return trio.current_time() + interval * rng.uniform(0.1, 1)
+
+
 async def keep_alive(
     sink: Sink,
     transport: Transport,
     *,
     interval: float,
     timeout: float,  # noqa: ASYNC109 - a setting, not the caller's patience
-    rng: random.Random,
     sleep_until: Callable[[float], Awaitable[object]] = trio.sleep_until,
     died: Callable[[], object] | None = None,
 ) -> None:
     """Ping until the peer is dead; calls ``died`` and returns within ``interval + timeout`` of its last sign of life.
 
-    The first ping comes at a random moment of the interval: connections that began together must not ping
-    together. The interval's first tenth is left out: a peer that has just begun has just been heard.
+    The first ping goes out at once; :func:`first_ping` tells when to begin.
     ``sleep_until`` is where to sleep, for one that does it more cheaply than trio.
     """
-    next_ping = trio.current_time() + interval * rng.uniform(0.1, 1)
-    silent_since = math.inf
+    silent_since = await sink.ping()
+    next_ping = silent_since + interval
     while True:
         wake = min(next_ping, silent_since + timeout)
         await sleep_until(wake)

@@ -1,9 +1,10 @@
 """How a connection lives and ends.
 
 Theory of operation. The connection's own task runs the middleware and the dispatcher; reader, writer and
-pinger run beside it. Whoever finds the end (the program, the peer, the network, the pinger, a full outbox,
-a crash, a cancellation from outside) records it through ``Connection._end``, where the first cause wins,
-and stops as much as it must:
+pinger run beside it. The pinger is started when its first ping is due, and the writer whenever there is something
+that the flusher does not write, so that most connections do without at most times. Whoever finds the end (the
+program, the peer, the network, the pinger, a full outbox, a crash, a cancellation from outside) records it through
+``Connection._end``, where the first cause wins, and stops as much as it must:
 
 - closed by the program: handlers are cancelled, the writer empties the outbox, then the close frame goes;
 - drained: the same, but handlers finish first;
@@ -24,10 +25,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ._alarm import Alarm
 from ._boundary import own_cancellations_only, says_only_gone
 from ._context import current_connection, enter_connection
 from ._errors import ActionError, InternalError
-from ._keepalive import keep_alive
+from ._keepalive import first_ping, keep_alive
 from ._wire.sink import WriteTimedOut
 from ._wire.transport import Close, Transport, TransportClosed
 
@@ -36,10 +38,10 @@ if TYPE_CHECKING:
     from ._registry import ConnectionMiddleware
 
 
-async def live(conn: Connection, transport: Transport, *, deadline: float = math.inf) -> None:
+async def live(conn: Connection, transport: Transport, alarm: Alarm, *, deadline: float = math.inf) -> None:
     """Run a connection from its upgrade to its end, which is begun at ``deadline`` at the latest.
 
-    Raises nothing but cancellation from outside.
+    Its pinger sleeps in ``alarm``. Raises nothing but cancellation from outside.
     """
     before = current_connection()
     enter_connection(conn)
@@ -58,13 +60,17 @@ async def live(conn: Connection, transport: Transport, *, deadline: float = math
                 conn._nursery = nursery
                 # With names, as trio would make a string for each task.
                 nursery.start_soon(_read, conn, transport, name="trio_rooms reader")
-                nursery.start_soon(_write, conn, transport, name="trio_rooms writer")
-                nursery.start_soon(_watch, conn, transport, name="trio_rooms pinger")
+                conn._sink.begin(transport, partial(_start_writer, conn, transport))
+                pinger = alarm.call_at(
+                    first_ping(conn._node.config.ping_interval, conn._node.rng),
+                    partial(_start_pinger, conn, transport, alarm),
+                )
                 try:
                     await _serve(conn)
                     await _flush(conn, nursery.cancel_scope)
                     nursery.cancel_scope.cancel(reason="all is written")
                 finally:
+                    pinger.leave()
                     conn._nursery = None  # whoever still wants to start a task there is told ConnectionGone
         except* Exception as group:
             error = group
@@ -148,6 +154,12 @@ async def _read(conn: Connection, transport: Transport) -> None:
         del message  # or it would be kept until the next one comes
 
 
+def _start_writer(conn: Connection, transport: Transport) -> None:
+    if conn._nursery is not None:
+        conn._writing = True
+        conn._context.run(partial(conn._nursery.start_soon, _write, conn, transport, name="trio_rooms writer"))
+
+
 async def _write(conn: Connection, transport: Transport) -> None:
     """The writer: from the outbox to the transport; when all is written that ever will be, it is the last."""
     try:
@@ -165,6 +177,8 @@ async def _write(conn: Connection, transport: Transport) -> None:
 def _transport_ended(conn: Connection, close: Close) -> None:
     """The transport has told the reader or the writer that it is over."""
     first = conn._end(close)
+    if close.by == "peer" and _busy(conn):
+        conn._sink.wake_writer()  # which answers its close frame; nobody else would for a while
     conn._sink.discard()
     if close.by == "peer" and first:
         # What it sent before its close frame is still handled; nobody waits for the answers any more.
@@ -173,7 +187,23 @@ def _transport_ended(conn: Connection, close: Close) -> None:
         conn._cancel_all(f"the connection was lost ({close.code})")
 
 
-def _watch(conn: Connection, transport: Transport) -> Awaitable[None]:
+def _busy(conn: Connection) -> bool:
+    """Whether a connection that is ending may take its time until :func:`_finish`."""
+    dispatcher = conn._dispatcher
+    return (
+        dispatcher.inbox.waiting is None
+        or dispatcher.in_flight.concurrent > 0
+        or bool(conn._tasks)
+        or bool(conn._node.registry.connection_middleware)
+    )
+
+
+def _start_pinger(conn: Connection, transport: Transport, alarm: Alarm) -> None:
+    if conn._nursery is not None:
+        conn._context.run(partial(conn._nursery.start_soon, _watch, conn, transport, alarm, name="trio_rooms pinger"))
+
+
+def _watch(conn: Connection, transport: Transport, alarm: Alarm) -> Awaitable[None]:
     """The pinger. Not a coroutine itself: it would stay as long as the connection, and do nothing."""
     node = conn._node
     return keep_alive(
@@ -181,8 +211,7 @@ def _watch(conn: Connection, transport: Transport) -> Awaitable[None]:
         transport,
         interval=node.config.ping_interval,
         timeout=node.config.pong_timeout,
-        rng=node.rng,
-        sleep_until=node.sleep_until,
+        sleep_until=alarm.sleep_until,
         died=conn._died,
     )
 

@@ -548,7 +548,7 @@ async def test_control_frames_while_data_is_marked() -> None:
     async with line() as one:
         one.send("data")
         one.sink._ping_due = True
-        one.sink._wake_writer()
+        one.sink.wake_writer()
         await wait_all_tasks_blocked()
         assert one.seen == ["PING(0000)", "data"]
 
@@ -737,3 +737,95 @@ async def test_the_answer_to_a_close_goes_behind_a_rest(taken: int) -> None:
         await wait_all_tasks_blocked()
         assert one.seen == [*"abc", "CLOSE(03e8)"]
         one.check()
+
+
+# A writer that is started when it is needed
+
+
+@attrs.define(eq=False)
+class Starts:
+    """Starts the writer of a sink, and counts how often."""
+
+    sink: Sink
+    transport: NativeTransport | FakeTransport
+    nursery: trio.Nursery
+    count: int = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+        self.nursery.start_soon(self.sink.run, self.transport)
+
+
+async def test_the_writer_is_started_by_data(transport: FakeTransport) -> None:
+    """Where there is no plain socket, the first frame starts the writer, and later ones wake it."""
+    sink = make_sink()
+    async with trio.open_nursery() as nursery:
+        start = Starts(sink, transport, nursery)
+        sink.begin(transport, start)
+        await wait_all_tasks_blocked()
+        assert start.count == 0
+        for name in "ab":
+            sink.outbox.send_nowait(frame(name))
+            await wait_all_tasks_blocked()
+        assert transport.log == ["a", "b"]
+        sink.finish()
+    assert start.count == 1
+
+
+async def test_the_writer_is_started_for_what_was_queued_before(transport: FakeTransport) -> None:
+    """What is in the outbox when the sink begins is written."""
+    sink = make_sink()
+    sink.outbox.send_nowait(frame("a"))
+    async with trio.open_nursery() as nursery:
+        sink.begin(transport, Starts(sink, transport, nursery))
+        await wait_all_tasks_blocked()
+        sink.finish()
+    assert transport.log == ["a"]
+
+
+@pytest.mark.parametrize("end", ["finish", "discard"])
+async def test_a_writer_that_is_not_needed(transport: FakeTransport, end: str) -> None:
+    """Neither end starts a writer that has nothing to write."""
+    sink = make_sink()
+    async with trio.open_nursery() as nursery:
+        start = Starts(sink, transport, nursery)
+        sink.begin(transport, start)
+        getattr(sink, end)()
+        await wait_all_tasks_blocked()
+    assert start.count == 0
+
+
+async def test_the_writer_is_started_by_a_ping_and_by_a_pong_that_is_due(transport: FakeTransport) -> None:
+    """A ping, and what the receiving side owes, are the writer's."""
+    for cause in ("ping", "control"):
+        sink = make_sink()
+        async with trio.open_nursery() as nursery:
+            sink.begin(transport, Starts(sink, transport, nursery))
+            if cause == "ping":
+                await sink.ping()
+            else:
+                transport.control.append("pong")
+                transport.on_control()
+            await wait_all_tasks_blocked()
+            sink.finish()
+    assert transport.log == ["PING", "pong"]
+
+
+async def test_the_writer_over_a_socket_ends_and_is_started_anew() -> None:
+    """Over a plain socket the writer ends when all is written; data is the flusher's, and a ping starts it anew."""
+    with ToldSocket() as plain:
+        transport = native_over(plain.stream)
+        sink = Sink(
+            Bare(), max_messages=10, max_bytes=10_000, write_buffer_size=1000, write_timeout=10, flusher=Flusher()
+        )
+        async with trio.open_nursery() as nursery:
+            start = Starts(sink, transport, nursery)
+            sink.begin(transport, start)
+            for n in (1, 2):
+                await sink.ping()
+                await wait_all_tasks_blocked()
+                assert start.count == n
+                assert not nursery.child_tasks
+            sink.outbox.send_nowait(frame("a"))
+            assert not sink.outbox
+            assert start.count == 2

@@ -104,7 +104,8 @@ async def _serve(stream: trio.abc.Stream) -> None:
             before_read=_at_once,
         )
         try:
-            await transport.accept(upgrade.key, upgrade.subprotocol)
+            if (rest := transport.accept(upgrade.key, upgrade.subprotocol)) is not None:
+                await rest
             await _echo(transport)
         except* TransportClosed:
             pass  # gone in the middle of something: nobody is left to be answered

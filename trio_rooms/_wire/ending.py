@@ -7,6 +7,8 @@ from typing import Final
 
 import trio
 
+from .plain import PlainStream
+
 #: What a stream raises when its peer, or we, have closed it.
 GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -52,6 +54,10 @@ async def close_now(stream: trio.abc.AsyncResource) -> None:
     Shielded, because otherwise the Cancelled of a cancelled task would take the place of what is propagating.
     A socket is closed at once, without a checkpoint.
     """
+    if isinstance(stream, PlainStream):
+        with contextlib.suppress(OSError):
+            stream.close()
+        return
     if isinstance(stream, trio.SocketStream):
         with contextlib.suppress(OSError):
             stream.socket.close()

@@ -88,9 +88,11 @@ async def read_head(
     *,
     deadline: float = math.inf,
     remote: tuple[str, int] | None = None,
+    first: bytes | None = None,
 ) -> tuple[HandshakeRequest, bytes]:
     """Read a request head; return it and the bytes already read that stand behind it.
 
+    ``first`` is what has been read of it before, empty if that was the end of the stream.
     At most ``limits.max_header_bytes + 1`` bytes are read, so the second part is bounded too. After a cancel, bytes of
     the stream are lost and it can only be closed. A checkpoint only if it has to wait.
 
@@ -101,17 +103,36 @@ async def read_head(
     """
     buffer = bytearray()
     while True:
-        data = await _receive(stream, limits.max_header_bytes + 1 - len(buffer), deadline)
+        data: bytes | bytearray | None
+        data, first = first, None
+        if data is None:
+            data = await _receive(stream, limits.max_header_bytes + 1 - len(buffer), deadline)
+        if not data:
+            raise Hangup("eof")
         search_from = max(0, len(buffer) - 2)
         buffer += data
-        _check_start(buffer, limits)
-        end = _END.search(buffer, search_from)
-        if (end.end() if end else len(buffer)) > limits.max_header_bytes:
-            raise _headers_too_large()
-        if end:
-            head = _parse(bytes(buffer[: end.end()]))
-            _check_limits(head, limits)
-            return _make_request(head, remote), bytes(buffer[end.end() :])
+        head = take_head(buffer, limits, remote=remote, search_from=search_from)
+        if head is not None:
+            return head
+
+
+def take_head(
+    data: bytes | bytearray, limits: Limits, *, remote: tuple[str, int] | None = None, search_from: int = 0
+) -> tuple[HandshakeRequest, bytes] | None:
+    """The request head that ``data`` begins with and the bytes behind it; None if it is not complete.
+
+    ``search_from`` is up to where it is known that no head ends. Raises as :func:`read_head`.
+    """
+    _check_start(data, limits)
+    end = _END.search(data, search_from)
+    size = end.end() if end else len(data)
+    if size > limits.max_header_bytes:
+        raise _headers_too_large()
+    if not end:
+        return None
+    head = _parse(bytes(data[:size]))
+    _check_limits(head, limits)
+    return _make_request(head, remote), bytes(data[size:])
 
 
 async def _receive(stream: trio.abc.Stream, max_bytes: int, deadline: float) -> bytes | bytearray:
@@ -124,12 +145,10 @@ async def _receive(stream: trio.abc.Stream, max_bytes: int, deadline: float) -> 
             raise HandshakeError(408, "TIMEOUT", "the request did not arrive in time", reason="timeout")
     except GONE as exc:
         raise Hangup("reset") from exc
-    if not data:
-        raise Hangup("eof")
     return data
 
 
-def _check_start(buffer: bytearray, limits: Limits) -> None:
+def _check_start(buffer: bytes | bytearray, limits: Limits) -> None:
     """Refuse what can be known before the head is complete."""
     if buffer[0] == _TLS_HANDSHAKE_RECORD:
         raise Hangup("tls")

@@ -15,6 +15,8 @@ from typing import Protocol
 
 import trio
 
+from .plain import PlainStream, plain_socket
+
 
 class Input(Protocol):
     """Where bytes come from."""
@@ -29,12 +31,8 @@ class Input(Protocol):
 
 def input_of(stream: trio.abc.Stream) -> Input:
     """The input of a stream."""
-    if isinstance(stream, trio.SocketStream) and sys.platform != "win32":
-        # Trio has no name for a read that does not wait, only for the socket that has one.
-        plain = getattr(stream.socket, "_sock", None)
-        if isinstance(plain, socket.socket):
-            return _SocketInput(plain)
-    return _StreamInput(stream)
+    plain = plain_socket(stream) if sys.platform != "win32" else None
+    return _StreamInput(stream) if plain is None else _SocketInput(plain)
 
 
 def look(stream: trio.abc.Stream, max_bytes: int) -> bytes | None:
@@ -43,7 +41,7 @@ def look(stream: trio.abc.Stream, max_bytes: int) -> bytes | None:
     For the first bytes of a connection, which in most cases are there when it is accepted. Empty bytes are the end of
     the stream. Raises what is in ``ending.GONE``.
     """
-    if isinstance(stream, trio.SocketStream) and sys.platform != "win32":
+    if isinstance(stream, (PlainStream, trio.SocketStream)) and sys.platform != "win32":
         descriptor = stream.socket.fileno()
         if descriptor >= 0:
             try:

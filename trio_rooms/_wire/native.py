@@ -20,7 +20,7 @@ import trio
 from .ending import GONE, close_now, see_off
 from .frames import Frame, close_frame, ping_frame, pong_frame
 from .input import input_of
-from .output import output_of
+from .output import SocketOutput, output_of
 from .reader import Event, FrameReader, Ping, Pong
 from .transport import Close, TransportClosed
 from .upgrade import switching_protocols
@@ -99,9 +99,21 @@ class NativeTransport:
         self.paused: bool = False
         self.rtt: float | None = None
 
-    async def accept(self, key: str, subprotocol: str | None) -> None:
-        """Send the 101. Raises :exc:`TransportClosed` if the peer has gone before it was out."""
-        await self._write(switching_protocols(key, subprotocol))
+    def accept(self, key: str, subprotocol: str | None) -> Awaitable[None] | None:
+        """Send the 101; what is to be awaited until it is out, None if it is.
+
+        A socket takes so little at once, unless its buffer is tiny. Raises :exc:`TransportClosed`, and so does what
+        is awaited, if the peer has gone before it was out.
+        """
+        answer = switching_protocols(key, subprotocol)
+        if isinstance(self._output, SocketOutput):
+            return None if self._output.offer(answer) else self._output.write_rest()
+        return self._write(answer)
+
+    @property
+    def peer_closed(self) -> bool:
+        """Whether the peer's close frame has come."""
+        return self._closed is not None and self._closed.by == "peer"
 
     async def receive(self) -> str | bytes:
         """The next message; handles the control frames in front of it."""
@@ -146,7 +158,8 @@ class NativeTransport:
                 self.rtt = trio.current_time() - self._ping_sent
         else:
             self._closed = event
-            self.on_control()
+            if event.by == "peer":
+                self.on_control()
             raise TransportClosed(event)
 
     async def _read_in_time(self) -> None:
@@ -193,7 +206,7 @@ class NativeTransport:
 
     @property
     def _answer_due(self) -> bool:
-        return self._closed is not None and self._closed.by == "peer" and not self._close_sent and not self._output.torn
+        return self.peer_closed and not self._close_sent and not self._output.torn
 
     async def send_control(self) -> None:
         """Write what is due of the receiving side."""

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import trio
 
 from .ending import GONE
+from .plain import plain_socket
 from .transport import Close, TransportClosed
 
 #: What may wait in the kernel, unsent, before a socket counts as full. Without it the kernel takes megabytes for a
@@ -49,12 +50,8 @@ class Output(Protocol):
 
 def output_of(stream: trio.abc.Stream) -> Output:
     """The output of a stream."""
-    if isinstance(stream, trio.SocketStream):
-        # Trio has no name for a send that does not wait, only for the socket that has one.
-        plain = getattr(stream.socket, "_sock", None)
-        if isinstance(plain, socket.socket):
-            return SocketOutput(stream, plain)
-    return StreamOutput(stream)
+    plain = plain_socket(stream)
+    return StreamOutput(stream) if plain is None else SocketOutput(plain)
 
 
 class SocketOutput:
@@ -66,8 +63,8 @@ class SocketOutput:
 
     __slots__ = ("_rest", "_socket", "direct", "torn")
 
-    def __init__(self, stream: trio.SocketStream, plain: socket.socket) -> None:
-        self._socket = stream.socket
+    def __init__(self, plain: socket.socket) -> None:
+        self._socket = plain
         self.direct: Callable[[bytes | memoryview], int] = plain.send
         self._rest: memoryview | None = None
         self.torn = False
@@ -81,8 +78,16 @@ class SocketOutput:
         """See :class:`Output`."""
         self._rest = memoryview(data)[taken:] if taken < len(data) else None
 
+    def offer(self, data: bytes) -> bool:
+        """Write what is taken of ``data`` without waiting, and keep the others; whether there are none.
+
+        For an output that keeps nothing yet.
+        """
+        self.keep_rest(data, self._try(data))
+        return self._rest is None
+
     async def write_rest(self) -> None:
-        """See :class:`Output`."""
+        """See :class:`Output`. A checkpoint only if something is kept."""
         while (rest := self._rest) is not None:
             try:
                 if self._socket.fileno() < 0:  # closed before we wait, for which trio has no ClosedResourceError
@@ -97,7 +102,7 @@ class SocketOutput:
         """See :class:`Output`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._rest is None:
-            self.keep_rest(data, self._try(data))
+            self.offer(data)
         else:
             self._rest = memoryview(b"".join((self._rest, data)))
         if self._rest is not None:

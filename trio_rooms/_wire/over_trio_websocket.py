@@ -93,6 +93,11 @@ class TrioWebSocketTransport:
         """Whether we hold reading back."""
         return self._waiting_for_room if self._line is None else self._line.paused
 
+    @property
+    def peer_closed(self) -> bool:
+        """trio-websocket answers by itself."""
+        return False
+
     async def receive(self) -> str | bytes:
         """The next message; larger than the limit in bytes: 1009."""
         if self._too_big:

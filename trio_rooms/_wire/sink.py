@@ -1,22 +1,27 @@
 """The one owner of a connection's way out: data, pings, the close, and their order.
 
 Theory of operation. One task, the writer, runs :meth:`Sink.run` and is the only one that ever waits for the peer to
-read. Between two batches it looks what is due: the rest of what the socket took a part of, what the receiving
-side of the transport owes the peer (a pong, the answer to a close frame), a ping, then data. The close goes out in
-two ways: politely, behind the data (``finish``, then ``run`` returns when the queue is empty, and the connection
-closes the transport), or ahead of it (``discard``, which counts what is thrown away). A write that times out has
-torn a frame perhaps, so it ends the connection.
+read. It is started when something is to be written that is the writer's. Where there is a plain socket that is rarely
+so, and the writer ends when all is written and is started anew, for to wait it would hold more than a kilobyte; over
+any other stream, where all is the writer's, it is parked.
 
-While the writer is parked, everything that was due is written. If then data comes, and nothing but data, and there
-is a plain socket, waking the writer for it would cost several times the write. So the sink asks for a turn of the
-node's flusher, which calls ``Outbox.flush``: the same bytes in the same order, written without waiting. What the
-socket does not take is the writer's again, and while that one is at work nobody else writes.
+Between two batches it looks what is due: the rest of what the socket took a part of, what the receiving side of the
+transport owes the peer (a pong, the answer to a close frame), a ping, then data. The close goes out in two ways:
+politely, behind the data (``finish``, then ``run`` returns when the queue is empty, and the connection closes the
+transport), or ahead of it (``discard``, which counts what is thrown away). A write that times out has torn a frame
+perhaps, so it ends the connection.
+
+While the writer is parked, or there is none, everything that was due is written. If then data comes, and nothing
+but data, and there is a plain socket, waking the writer for it would cost several times the write. So the sink asks
+for a turn of the node's flusher, which calls ``Outbox.flush``: the same bytes in the same order, written without
+waiting. What the socket does not take is the writer's again, and while that one is at work nobody else writes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -39,6 +44,8 @@ class Sink:
         "_ping_begun",
         "_ping_due",
         "_pinged",
+        "_start_again",
+        "_start_writer",
         "_transport",
         "_write_buffer_size",
         "_write_timeout",
@@ -65,22 +72,48 @@ class Sink:
         self._transport: Transport | None = None
         self._in_hand = 0
         """Frames that are out of the queue, of which the socket has not taken the last byte."""
+        self._start_writer: Callable[[], object] | None = None
+        """There is no writer, and this starts it."""
+        self._start_again: Callable[[], object] | None = None
+        """There is one, and this is for the time after it."""
         self._writer: trio.lowlevel.Task | None = None
         self._finishing = False
         self._ping_due = False
         self._ping_begun = math.inf
         self._pinged: trio.lowlevel.ParkingLot | None = None
 
+    def begin(self, transport: Transport, start_writer: Callable[[], object]) -> None:
+        """From now on what is queued is written; what :meth:`run` has to write makes this call ``start_writer``.
+
+        That happens only while there is no writer, until :meth:`discard`, in the midst of anything: it must not raise.
+        """
+        self._attach(transport)
+        transport.on_control = partial(self._on_control, transport)
+        self._start_writer = start_writer
+        if self._transport is not None:
+            self.outbox.send_now = transport.direct
+        if self.outbox:
+            self.wake_writer()
+
+    def _attach(self, transport: Transport) -> None:
+        transport.on_control = self.wake_writer
+        if transport.direct is not None and self._flusher is not None:
+            self._transport = transport
+            self.outbox.leave_to_flusher()
+
+    def _on_control(self, transport: Transport) -> None:
+        # To start a writer only for the answer to a close frame would cost more than the rest of the connection's end.
+        # The close of the transport answers, too; ``wake_writer`` is for whoever knows that it will be long in coming.
+        if self._start_writer is None or not transport.peer_closed:
+            self.wake_writer()
+
     async def run(self, transport: Transport) -> None:
-        """Write until :meth:`finish` or :meth:`discard` was called and nothing is left.
+        """Write until nothing is left, and :meth:`finish` or :meth:`discard` was called or it can be started anew.
 
         Raises ``TransportClosed`` and :exc:`WriteTimedOut`; then, and when cancelled in a write, the
         transport is good for nothing but ``close``, which knows what was torn, and ``abort``.
         """
-        transport.on_control = self._wake_writer
-        if transport.direct is not None and self._flusher is not None:
-            self._transport = transport
-            self.outbox.leave_to_flusher()
+        self._attach(transport)
         while True:  # noqa: ASYNC913 - the writer waits whenever there is nothing to write
             if self._in_hand:
                 await self._write_rest(transport)
@@ -92,6 +125,11 @@ class Sink:
                 await self._write(transport)
             elif self._finishing:
                 return
+            elif self._start_again is not None:
+                self._start_writer, self._start_again = self._start_again, None
+                transport.on_control = partial(self._on_control, transport)
+                self.outbox.send_now = transport.direct
+                return
             else:  # sleep until woken; a bare task in a slot, because an Event per idle connection adds up
                 self._writer = trio.lowlevel.current_task()
                 if self._transport is not None:
@@ -100,7 +138,7 @@ class Sink:
 
     def blocked(self, count: int, data: bytes, taken: int) -> None:
         """Leave the rest of ``data``, which is ``count`` frames, to the writer."""
-        self._wake_writer()
+        self.wake_writer()
         if not taken:
             return  # they stay in the queue, where a policy may still remove them
         assert self._transport is not None
@@ -116,22 +154,26 @@ class Sink:
 
     def failed(self) -> None:
         """Let the writer meet what a flush has met, and tell."""
-        self._wake_writer()
+        self.wake_writer()
 
     async def ping(self) -> float:
         """Have a ping written ahead of the data; returns when its write began, so that no pong came before."""
         self._ping_due = True
-        self._wake_writer()
+        self.wake_writer()
         if self._pinged is None:
             self._pinged = trio.lowlevel.ParkingLot()
         await self._pinged.park()
         return self._ping_begun
 
     def finish(self) -> None:
-        """Take in nothing more; :meth:`run` returns when all is written."""
+        """Take in nothing more; :meth:`run` returns when all is written, and is not begun if that is so already."""
         self.outbox.close()
         self._finishing = True
-        self._wake_writer()
+        if self._start_writer is not None:
+            self.outbox.flush()
+            if not self.outbox:
+                return
+        self.wake_writer()
 
     def discard(self) -> None:
         """Take in nothing more and throw away what waits; :meth:`run` returns."""
@@ -139,7 +181,10 @@ class Sink:
         self.outbox.discarded += self._in_hand
         self._in_hand = 0
         self._finishing = True
-        self._wake_writer()
+        self._start_again = None
+        if self._start_writer is not None:
+            self._start_writer = self.outbox.send_now = None
+        self.wake_writer()
 
     async def _write(self, transport: Transport) -> None:
         """Write a batch, in as many writes as the transport makes of it."""
@@ -177,14 +222,21 @@ class Sink:
     def wake(self) -> None:
         """Have written what was queued: by the flusher where that is possible, else by the writer."""
         if self._flusher is None or self._transport is None:
-            self._wake_writer()
-        elif self._writer is not None:
+            self.wake_writer()
+        elif self._writer is not None or self._start_writer is not None:
             self._flusher.mark(self.outbox)
 
-    def _wake_writer(self) -> None:
+    def wake_writer(self) -> None:
+        """Have the writer look what is due, unless it is at work, or not begun any more."""
         if self._writer is not None:
             trio.lowlevel.reschedule(self._writer)
             self._writer = self.outbox.send_now = None
+        elif self._start_writer is not None:
+            start, self._start_writer = self._start_writer, None
+            if self._transport is not None:
+                self._start_again = start
+            self.outbox.send_now = None
+            start()
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._writer = self.outbox.send_now = None

@@ -61,6 +61,10 @@ class Transport(Protocol):
         """Whether the receiving side owes the peer a control frame that ``send_control`` would write."""
 
     @property
+    def peer_closed(self) -> bool:
+        """Whether the peer's close frame has come and ``send_control`` answers it; ``close`` does so, too."""
+
+    @property
     def last_heard(self) -> float:
         """``trio.current_time()`` of the last sign of life: any bytes, not only pongs."""
 

@@ -52,9 +52,10 @@ def check_upgrade(request: HandshakeRequest, limits: Limits) -> str:
         raise _bad("an interpreted header holds a byte that is not printable ASCII")
     if request.method != "GET" or request.http_version != "1.1":
         raise _bad("a WebSocket handshake is a GET request of HTTP/1.1")
-    if "websocket" not in _tokens(headers.get("upgrade", "")):
+    upgrade, connection = headers.get("upgrade", ""), headers.get("connection", "")
+    if upgrade != "websocket" and "websocket" not in _tokens(upgrade):
         raise _bad("the Upgrade header must name websocket")
-    if "upgrade" not in _tokens(headers.get("connection", "")):
+    if connection != "Upgrade" and "upgrade" not in _tokens(connection):
         raise _bad("the Connection header must name Upgrade")
     if ("content-length" in headers and headers["content-length"] != "0") or "transfer-encoding" in headers:
         # What stands behind the head is taken for frames; with a body, two readers could disagree on that.
