@@ -95,7 +95,9 @@ def tests_min(session: nox.Session) -> None:
 def long(session: nox.Session) -> None:
     """The tests marked ``long``, with 10,000 generated examples each; not a part of plain ``nox``."""
     session.install(".", *group("tests"))
-    run_tests(session, "pytest", "-m", "long", env={"HYPOTHESIS_PROFILE": "long"})
+    # One test takes longer than the threads are given before pytest dumps them.
+    patience = ("-o", "faulthandler_timeout=3600")
+    run_tests(session, "pytest", "-m", "long", *patience, env={"HYPOTHESIS_PROFILE": "long"})
 
 
 @nox.session

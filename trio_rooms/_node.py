@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from ._alarm import Alarm
 from ._config import Config, RoomOptions
 from ._counters import Counters
 from ._errors import (
@@ -83,15 +82,12 @@ class Node:
     errors: ErrorReporter = attrs.field(init=False)
     call_handler: CallNext = attrs.field(init=False)
     fan_out: FanOut = attrs.field(init=False)
-    sleep_until: Callable[[float], Awaitable[object]] = attrs.field(init=False)
-    """Where the pingers sleep."""
     _small: int = attrs.field(init=False)
     """Data of so many bytes fit into an outbox whatever the names of the rooms are."""
 
     def __attrs_post_init__(self) -> None:
         self.errors = ErrorReporter(self.registry.hooks, self.logger, timeout=self.config.hook_timeout)
         self.call_handler = compose(self.registry.middleware)
-        self.sleep_until = Alarm(self.spawn).sleep_until
         self._small = self.config.limits.outbox_bytes - _around(self.config.limits.max_room_name_bytes)
         self.fan_out = FanOut(
             self.flusher,

@@ -102,7 +102,7 @@ async def read_head(
         Hangup: the stream ended or broke before the head was complete, or TLS arrived on a plain port.
     """
     buffer = bytearray()
-    while True:
+    while True:  # noqa: ASYNC913 - nothing is waited for where the head is there already
         data: bytes | bytearray | None
         data, first = first, None
         if data is None:
