@@ -1,0 +1,125 @@
+"""What is removed, and how: one entry for each name of ``removals.options.removable``.
+
+A name without an entry, and an entry without something of that name, is an error, so whoever adds an option, a hook, a
+setting or a limit adds a line here:
+
+- a field of Config, Limits or RoomOptions: its name under ``_fields`` (edit ``Unread``: where ``config``, ``limits`` or
+  ``options`` are read, the default is read instead);
+- a parameter with a default: its name under ``_parameters`` (edit ``Ignored``: the default replaces what was given);
+- something to register: a line with ``Unregistered``, and what the method returns, if anything;
+- an option of the command: a line with ``Unparsed``;
+- anything that these edits cannot say, such as a setting that is read under another name: ``Rewrite``, with a text that
+  stands in that file once, and what it becomes.
+
+The tests that mention a name are run first; ``FIRST`` names files that know better.
+"""
+
+from __future__ import annotations
+
+from removals.edits import Edit, Ignored, Rewrite, Unparsed, Unread, Unregistered
+
+
+def _fields(owner: str, names: str) -> dict[str, Edit]:
+    return {f"{owner}.{name}": Unread() for name in names.split()}
+
+
+def _parameters(owner: str, names: str) -> dict[str, Edit]:
+    return {f"{owner}({name})": Ignored() for name in names.split()}
+
+
+REMOVALS: dict[str, Edit] = {
+    **_fields(
+        "Config",
+        "ping_interval pong_timeout read_buffer_size write_buffer_size max_connections_per_room "
+        "handshake_timeout write_timeout close_timeout hook_timeout shutdown_timeout drain_rate "
+        "rooms limits",
+    ),
+    **_fields(
+        "Limits",
+        "max_connections max_pending_handshakes max_header_bytes max_headers max_header_line "
+        "max_target_bytes max_subprotocols max_message_bytes max_fragments message_timeout "
+        "inbox_messages max_handlers handler_timeout max_depth max_id_chars max_room_name_bytes "
+        "max_rooms_per_connection max_rooms outbox_messages outbox_bytes session_messages",
+    ),
+    **_fields("RoomOptions", "capacity overflow linger authorize"),
+    **_parameters("Connection.send", "action"),
+    **_parameters("Connection.send_nowait", "action"),
+    **_parameters("Connection.read_json", "type"),
+    **_parameters("Connection.close", "code reason"),
+    **_parameters("Connection.get_metadata", "default"),
+    **_parameters("ActionError.__init__", "message temporary"),
+    **_parameters("_CodedError.__init__", "message"),
+    **_parameters("Refuse.__init__", "code"),
+    **_parameters("Manager.__init__", "config logger middleware broker debug"),
+    **_parameters("Registrar.handle_message", "concurrent"),
+    **_parameters("Registrar.on", "concurrent"),
+    **_parameters("Registrar.room", "options"),
+    **_parameters("Registrar.page", "content_type"),
+    **_parameters("Manager.serve", "host port path listeners allowed_origins transport task_status"),
+    **_parameters("Manager.run", "host port path allowed_origins on_listening tune_gc"),
+    **_parameters("Manager.begin_shutdown", "returning"),
+    **_parameters("Manager.broadcast_to_room", "exclude key"),
+    **_parameters("Manager.broadcast_to_rooms", "exclude"),
+    **_parameters("Manager.broadcast_to_all", "action exclude"),
+    **_parameters("Manager.send_to_connection", "action"),
+    **_parameters("Manager.send_to_user", "action"),
+    **_parameters("serve_rooms", "host port path listeners allowed_origins transport"),
+    **_parameters("Room.publish", "exclude key"),
+    **_parameters("Room.publish_nowait", "exclude key"),
+    **_parameters("Room.kick", "code message"),
+    **_parameters("Room.close", "code message"),
+    **_parameters("Server.begin_shutdown", "returning"),
+    **_parameters("Headers.get", "default"),
+    **_parameters("MemoryBroker.run", "task_status"),
+    **_parameters("logger", "level"),
+    **_parameters("recovery", "close"),
+    **_parameters("LaggingBroker.__init__", "delay confirm bound"),
+    **_parameters("LaggingBroker.run", "task_status"),
+    **_parameters("TestClient.__init__", "subprotocol headers trailing auto_pong"),
+    **_parameters("TestClient.connect", "path host headers subprotocol auto_pong"),
+    **_parameters("TestClient.send_action", "data"),
+    **_parameters("TestClient.ping", "payload"),
+    **_parameters("TestClient.expect_close", "code skip_messages"),
+    **_parameters("TestClient.request", "data id room timeout_ms"),
+    **_parameters("TestClient.stream", "data id room timeout_ms"),
+    **_parameters("TestClient.close", "code reason"),
+    **_parameters("FaultyStream.__init__", "one_byte_reads one_byte_writes"),
+    **_parameters("FaultyStream.stall_sending", "after"),
+    **_parameters("FaultyStream.receive_some", "max_bytes"),
+    **_parameters("Closed.__init__", "reason"),
+    **_parameters("ReplyError.__init__", "message temporary"),
+    **_parameters("client_frame", "payload fin rsv mask length length_bits"),
+    **_parameters("close_payload", "reason"),
+    **_parameters("handshake_bytes", "path host key subprotocol headers"),
+    **_parameters("parse_server_frames", "allow_partial"),
+    **_parameters("MemoryServer.open_stream", "wrap"),
+    **_parameters("MemoryServer.connect", "path host headers subprotocol wrap wrap_client"),
+    **_parameters("open_client", "path host headers subprotocol wrap wrap_client"),
+    **_parameters("serve_in_memory", "path transport"),
+    "Registrar.handle_message": Unregistered(),
+    "Registrar.on": Unregistered("lambda handler: handler"),
+    "Registrar.on_connect": Unregistered("hook"),
+    "Registrar.on_disconnect": Unregistered("hook"),
+    "Registrar.on_message": Unregistered("hook"),
+    "Registrar.on_error": Unregistered("hook"),
+    "Registrar.on_join_room": Unregistered("hook"),
+    "Registrar.on_leave_room": Unregistered("hook"),
+    "Registrar.on_room_open": Unregistered("hook"),
+    "Registrar.on_room_close": Unregistered("hook"),
+    "Registrar.authenticate": Unregistered("function"),
+    "Registrar.session": Unregistered("function"),
+    "Registrar.use": Unregistered(),
+    "Registrar.use_connection": Unregistered(),
+    "Registrar.room": Unregistered(),
+    "Registrar.page": Unregistered(),
+    "trio-rooms --version": Rewrite("cli.py", 'action="version"', 'action="store_true"'),
+    "trio-rooms --host": Unparsed(),
+    "trio-rooms --port": Unparsed(),
+    "trio-rooms --verbose": Unparsed(),
+    "trio-rooms --no-tune-gc": Unparsed(),
+    "trio-rooms --path": Unparsed(),
+    "trio-rooms --allow-origin": Unparsed(),
+}
+
+#: Test files that are to be run first, where the name alone leads elsewhere.
+FIRST: dict[str, tuple[str, ...]] = {}

@@ -1,0 +1,159 @@
+"""A copy of the project in which something is removed, and the tests that are to notice."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import attrs
+
+from removals.edits import PACKAGE, Changes
+
+ROOT = Path(__file__).parents[2]
+
+#: What the tests need besides the package.
+NEEDED = ("tests", "docs", "examples", "benchmarks", "README.md", "CHANGELOG.md", "pyproject.toml", "noxfile.py")
+
+#: These tell what the source looks like, and not what it does.
+NO_PROOF = ("tests/test_structure.py", "tests/test_removals.py", "tests/test_readme.py", "tests/test_benchmarks.py")
+
+#: A bound for tests that nothing can be shown with any more.
+PATIENCE = 1200.0
+
+_MOST = 80
+
+
+@attrs.frozen
+class Verdict:
+    """How the tests took it: ``by`` is the one that failed, None if all passed."""
+
+    by: str | None
+    tried: str
+
+
+class TrialError(Exception):
+    """The tests could not be run, so that nothing is shown."""
+
+
+class Copy:
+    """A copy of the package and its tests in a folder, imported before the installed package."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in NEEDED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+            elif source.exists():
+                shutil.copy(source, folder / name)
+
+    def set(self, changes: Changes) -> None:
+        """Change some files of the package, none of the others."""
+        for file in changes:
+            self._write(file, changes[file])
+
+    def reset(self, changes: Changes) -> None:
+        """Undo :meth:`set`."""
+        for file in changes:
+            self._write(file, (PACKAGE / file).read_text(encoding="utf-8"))
+
+    def _write(self, file: str, text: str) -> None:
+        path = self.folder / PACKAGE.name / file
+        path.write_text(text, encoding="utf-8")
+        # Python goes by size and second, which may be the same.
+        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
+            compiled.unlink()
+
+    def run(self, tests: list[str]) -> str | None:
+        """The first of these tests that fails; None if all pass. Raises TrialError."""
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not long", "-p", "no:cacheprovider", *tests]
+        environment = {**os.environ, "PYTHONPATH": str(self.folder), "CI": ""}
+        environment.pop("PYTHONSAFEPATH", None)
+        try:
+            done = subprocess.run(
+                [*command, *(f"--ignore={path}" for path in NO_PROOF)],
+                cwd=self.folder,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "a test that does not end"
+        if done.returncode == 0:
+            return None
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+        if done.returncode != 1 or failed is None:
+            raise TrialError(f"status {done.returncode}:\n{done.stdout[-3000:]}")
+        return failed[1]
+
+
+def try_removal(copy: Copy, name: str, changes: Changes, *, first: tuple[str, ...] = (), whole: bool = True) -> Verdict:
+    """Remove something and run tests, the likeliest first, until one fails."""
+    copy.set(changes)
+    try:
+        for tried, tests in steps(name, first=first, whole=whole):
+            by = copy.run(tests)
+            if by is not None:
+                return Verdict(by, tried)
+        return Verdict(None, "all" if whole else "the likely ones")
+    finally:
+        copy.reset(changes)
+
+
+def steps(name: str, *, first: tuple[str, ...], whole: bool) -> Iterator[tuple[str, list[str]]]:
+    """The rounds of tests, none of them empty."""
+    functions, files = mentioning(name)
+    rounds = [("first", list(first)), ("functions", functions[:_MOST]), ("files", files)]
+    yield from ((tried, tests) for tried, tests in rounds if tests)
+    if whole:
+        yield "all", ["tests"]
+
+
+def mentioning(name: str) -> tuple[list[str], list[str]]:
+    """The test functions and the test files that mention something: its own name, and better its owner's, too."""
+    words = [word for word in re.split(r"[^\w-]+|__init__", name) if word]
+    own, owners = words[-1].lstrip("-"), words[:-1]
+    own = own.replace("-", "_") if not name.startswith("trio-rooms") else words[-1]
+    functions = ranked(sources_of_tests(), own, owners)
+    files = ranked({path: text for path, text in sources_of_files().items()}, own, owners)
+    return functions, files
+
+
+def ranked(texts: dict[str, str], own: str, owners: list[str]) -> list[str]:
+    """The keys of the texts with a word in them, those first that hold an owner's word, too."""
+
+    def holds(text: str, word: str) -> bool:
+        return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
+
+    found = [key for key, text in texts.items() if holds(text, own)]
+    return sorted(found, key=lambda key: -sum(holds(texts[key], word) for word in owners))
+
+
+@cache
+def sources_of_files() -> dict[str, str]:
+    """The text of each test file."""
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    found = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
+    return {path: text for path, text in found.items() if path not in NO_PROOF}
+
+
+@cache
+def sources_of_tests() -> dict[str, str]:
+    """The text of each test function, by its id."""
+    return {
+        f"{path}::{node.name}": "\n".join(map(ast.unparse, [*node.decorator_list, node]))
+        for path, text in sources_of_files().items()
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    }
