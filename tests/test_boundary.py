@@ -235,7 +235,7 @@ async def assert_unharmed(memory: MemoryServer, client: TestClient) -> None:
 async def test_what_fails_hurts_the_culprit_only(
     place: str, fail: Fail, subprotocol: str | None, autojump_clock: object
 ) -> None:
-    """I1, Invariant 1, Invariant 9: one error or close for the culprit, without the exception's text; reported once."""
+    """I1, X4, Invariants 1 and 9: one error or close for the culprit, without the exception's text; reported once."""
     manager = build(place, fail)
     errors: list[BaseException] = []
     manager.on_error(lambda conn, error: errors.append(error))

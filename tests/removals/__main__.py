@@ -51,11 +51,13 @@ def try_all(names: list[str], *, processes: int, whole: bool) -> dict[str, Verdi
             try:
                 changes = REMOVALS[name].changes(name)
                 verdict = try_removal(copy, name, changes, first=FIRST.get(name, ()), whole=whole)
+            except (EditError, TrialError) as exc:
+                verdict = Verdict(None, f"not tried: {exc}")
             finally:
                 copies.put(copy)
             verdicts[name] = verdict
-            how = f"noticed by {verdict.by} ({verdict.tried})" if verdict.by else "SURVIVES"
-            print(f"{name}: {how}; {time.monotonic() - began:.0f} s", flush=True)
+            how = f"noticed by {verdict.by}" if verdict.by else "SURVIVES"
+            print(f"{name}: {how} ({verdict.tried}; {time.monotonic() - began:.0f} s)", flush=True)
 
         for _ in pool.map(attempt, names):
             pass
@@ -81,11 +83,7 @@ def main() -> int:
     if not options.quick and (failed := check_unchanged()):
         print(f"nothing is removed, and yet {failed} fails")
         return 2
-    try:
-        verdicts = try_all(chosen(options.words), processes=options.processes, whole=not options.quick)
-    except (EditError, TrialError) as exc:
-        print(exc)
-        return 2
+    verdicts = try_all(chosen(options.words), processes=options.processes, whole=not options.quick)
     survivors = [name for name, verdict in verdicts.items() if verdict.by is None]
     print(f"{len(verdicts)} removed, {len(survivors)} not noticed", *survivors, sep="\n  ")
     return bool(survivors)

@@ -40,7 +40,7 @@ class Unread:
 
     def changes(self, name: str) -> Changes:
         owner, _, field = name.partition(".")
-        default = f"({default_of(owner, field)})"
+        default = f"[{default_of(owner, field)}][0]"  # no constant: Python warns where one is called
         changed = {}
         for path in sorted(PACKAGE.rglob("*.py")):
             if path.name == "_config.py":

@@ -106,7 +106,7 @@ def try_removal(copy: Copy, name: str, changes: Changes, *, first: tuple[str, ..
             by = copy.run(tests)
             if by is not None:
                 return Verdict(by, tried)
-        return Verdict(None, "all" if whole else "the likely ones")
+        return Verdict(None, "all tests" if whole else "the likely tests")
     finally:
         copy.reset(changes)
 
@@ -123,10 +123,9 @@ def steps(name: str, *, first: tuple[str, ...], whole: bool) -> Iterator[tuple[s
 def mentioning(name: str) -> tuple[list[str], list[str]]:
     """The test functions and the test files that mention something: its own name, and better its owner's, too."""
     words = [word for word in re.split(r"[^\w-]+|__init__", name) if word]
-    own, owners = words[-1].lstrip("-"), words[:-1]
-    own = own.replace("-", "_") if not name.startswith("trio-rooms") else words[-1]
+    own, owners = words[-1], words[:-1]
     functions = ranked(sources_of_tests(), own, owners)
-    files = ranked({path: text for path, text in sources_of_files().items()}, own, owners)
+    files = ranked(sources_of_files(), own, owners)
     return functions, files
 
 
