@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from removals.edits import EditError
 from removals.options import removable
 from removals.table import FIRST, REMOVALS
-from removals.trial import Copy, TrialError, Verdict, try_removal
+from removals.trial import ALL, Copy, TrialError, Verdict, try_removal
 
 
 def differences() -> list[str]:
@@ -67,7 +67,7 @@ def try_all(names: list[str], *, processes: int, whole: bool) -> dict[str, Verdi
 def check_unchanged() -> str | None:
     """The test that fails although nothing is removed, if there is one."""
     with TemporaryDirectory() as folder:
-        return Copy(Path(folder, "unchanged")).run(["tests"])
+        return Copy(Path(folder, "unchanged")).run(ALL)
 
 
 def main() -> int:

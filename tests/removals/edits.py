@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -42,12 +43,9 @@ class Unread:
         owner, _, field = name.partition(".")
         default = f"[{default_of(owner, field)}][0]"  # no constant: Python warns where one is called
         changed = {}
-        for path in sorted(PACKAGE.rglob("*.py")):
-            if path.name == "_config.py":
-                continue
-            source = path.read_text(encoding="utf-8")
-            places = [node for node in ast.walk(ast.parse(source)) if reads(node, HOLDERS[owner], field)]
-            if places:
+        for path, attributes in attributes_read().items():
+            if places := [node for node in attributes if reads(node, HOLDERS[owner], field)]:
+                source = path.read_text(encoding="utf-8")
                 changed[str(path.relative_to(PACKAGE))] = replace(source, places, default)
         if not changed:
             raise EditError(f"{name} is read nowhere")
@@ -107,15 +105,28 @@ def default_of(owner: str, field: str) -> str:
     return f'__import__("trio_rooms").{field.title()}()' if attrs.has(type(default)) else repr(default)
 
 
-def reads(node: ast.AST, holders: set[str], field: str) -> bool:
+@cache
+def attributes_read() -> dict[Path, list[ast.Attribute]]:
+    """Where any attribute is read, but for the module that defines the settings."""
+    return {
+        path: [
+            node
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+        ]
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name != "_config.py"
+    }
+
+
+def reads(node: ast.Attribute, holders: set[str], field: str) -> bool:
     """Whether this is the reading of a field: ``config.limits.max_headers``, ``self._limits.max_headers``."""
-    if not (isinstance(node, ast.Attribute) and node.attr == field and isinstance(node.ctx, ast.Load)):
-        return False
     held = node.value
-    return (held.attr if isinstance(held, ast.Attribute) else getattr(held, "id", "")) in holders
+    holder = held.attr if isinstance(held, ast.Attribute) else getattr(held, "id", "")
+    return node.attr == field and holder in holders
 
 
-def replace(source: str, places: list[ast.expr], text: str) -> str:
+def replace(source: str, places: list[ast.Attribute], text: str) -> str:
     """The source with each of these expressions replaced; columns of ast are bytes."""
     lines = source.encode().splitlines(keepends=True)
     for node in sorted(places, key=lambda node: (node.lineno, node.col_offset), reverse=True):

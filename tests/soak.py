@@ -1,0 +1,245 @@
+"""Z1: clients come and go over real sockets, some of them badly, for minutes; memory must not grow and nothing be left.
+
+::
+
+    python tests/soak.py --minutes 10
+
+Each client lives for some seconds: it joins one of the rooms, asks, publishes and leaves again; at one step of a
+hundred it does something bad instead (``FAULTS``). A guest who behaves stays all the time, and must get every answer.
+After a warm-up the resident memory of the process, which holds both ends, may rise by ``SLOPE`` at most; when the
+clients have gone, as many objects of the library's classes exist as before the first came; after ``serve`` nothing is
+left and the books balance. Exit status: 0, or 1 after a violation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import random
+import socket
+import struct
+import sys
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from statistics import linear_regression
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from crowd import Peer, Violation, leaves, raise_file_limit
+from trio_rooms import Close, Config, Connection, Limits, Manager, Server, serve_rooms
+from trio_rooms.testing import Opcode, client_frame, handshake_bytes
+
+ROOMS = 20
+FAULT = 0.01  # of each step
+STEPS = 5  # of a life, on average
+PAUSE = 1.0  # seconds between two steps, on average
+SLOPE = 1.0  # MiB a minute
+
+#: What a client does at a bad step; the server is to take each for what it is.
+FAULTS = ("reset", "torn", "violation", "crash", "deaf", "half a handshake")
+
+#: What a fault, or the server's answer to it, does to the client's end.
+ENDS = (Violation, OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Soak:
+    """The program that is served, its clients, and what was measured."""
+
+    def __init__(self, clients: int, minutes: float, rng: random.Random) -> None:
+        silent = logging.getLogger("soak")
+        silent.setLevel(logging.CRITICAL + 1)  # each crash is logged with its traceback
+        self.clients, self.seconds, self.rng = clients, 60 * minutes, rng
+        config = Config(ping_interval=5, pong_timeout=5, handshake_timeout=3, limits=Limits(outbox_messages=64))
+        self.manager = Manager(config=config, logger=silent)
+        self.balance: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self.samples: list[tuple[float, float]] = []
+        self.answers = 0
+        self._register()
+
+    def _register(self) -> None:
+        manager, balance = self.manager, self.balance
+        manager.on_connect(lambda conn: balance.update(connected=1))
+        manager.on_disconnect(lambda conn, close: balance.update(connected=-1))
+        manager.on_join_room(lambda conn, room: balance.update(joined=1))
+        manager.on_leave_room(lambda conn, room, reason: balance.update(joined=-1))
+        manager.handle_message("echo", lambda conn, message: message.data)
+
+        @manager.on("join")
+        async def join(conn: Connection, room: str) -> None:
+            await conn.join(room)
+
+        @manager.on("say")
+        def say(conn: Connection, data: str) -> None:
+            for room in conn.rooms:
+                manager.broadcast_to_room(room, {"said": data})
+
+        @manager.on("crash")
+        def crash(conn: Connection) -> None:
+            raise RuntimeError("as asked")
+
+    async def run(self) -> None:
+        """Everything; raises Violation."""
+        async with serve_rooms(self.manager) as server:
+            await self._first(server)
+            before = our_objects()
+            async with trio.open_nursery() as nursery:
+                for number in range(self.clients):
+                    nursery.start_soon(self._churn, server, number)
+                nursery.start_soon(self._stay, server)
+                await self._measure()
+                nursery.cancel_scope.cancel()
+            await gone(server)
+            if left := our_objects() - before:
+                raise Violation(f"more objects than before: {dict(left)}")
+        server.assert_quiescent()
+        print(self.table(server), flush=True)
+        self.check(server)
+
+    async def _first(self, server: Server) -> None:
+        """A life of each kind, so that whatever is made once has been made."""
+        for fault in FAULTS:
+            with suppress(*ENDS):
+                async with Peer.connect(server.port, "the first") as peer:
+                    await self._misbehave(peer, server, fault)
+        await gone(server)
+
+    async def _churn(self, server: Server, number: int) -> None:
+        """Life after life; the first ones begin one after the other."""
+        await trio.sleep(self.rng.uniform(0, PAUSE * STEPS))
+        while True:
+            with suppress(*ENDS):
+                async with Peer.connect(server.port, f"client {number}") as peer:
+                    await self._live(peer, server)
+
+    async def _live(self, peer: Peer, server: Server) -> None:
+        """Join, then step by step; what comes is read between two steps."""
+        await peer.send(action="join", data=f"room {self.rng.randrange(ROOMS)}")
+        while self.rng.random() > 1 / STEPS:
+            with trio.move_on_after(self.rng.expovariate(1 / PAUSE)):
+                await until_closed(peer)
+                return
+            if self.rng.random() < FAULT:
+                await self._misbehave(peer, server, self.rng.choice(FAULTS))
+                return
+            await peer.send(action=self.rng.choice(["echo", "say"]), data="x" * self.rng.randrange(500), id=1)
+        await peer.stream.send_all(client_frame(Opcode.CLOSE, b"\x03\xe8", mask="random"))
+
+    async def _misbehave(self, peer: Peer, server: Server, fault: str) -> None:
+        self.faults[fault] += 1
+        if fault == "reset":
+            peer.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif fault == "torn":
+            await peer.stream.send_all(client_frame(Opcode.TEXT, b"torn", mask="random")[:7])
+        elif fault == "violation":
+            await peer.stream.send_all(client_frame(Opcode.TEXT, b"not masked", mask=None))
+        elif fault == "crash":
+            await peer.send(action="crash")
+            await until_closed(peer)
+        elif fault == "deaf":
+            await trio.sleep(12)  # longer than a ping and its pong
+        else:
+            async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                await stream.send_all(handshake_bytes()[:40])
+                await trio.sleep(PAUSE)
+
+    async def _stay(self, server: Server) -> None:
+        """The guest who behaves: each of its questions is answered, whatever the others do."""
+        async with Peer.connect(server.port, "the guest") as peer:
+            while True:
+                if await peer.request("echo") != {"id": "echo", "data": None}:
+                    raise Violation("the guest got the answer to something else")
+                self.answers += 1
+                await trio.sleep(PAUSE / 10)
+
+    async def _measure(self) -> None:
+        """Note the resident memory, until the time is over."""
+        begin = trio.current_time()
+        while (passed := trio.current_time() - begin) < self.seconds:
+            await trio.sleep(1)
+            self.samples.append((passed / 60, resident_mib()))
+
+    def check(self, server: Server) -> None:
+        """Raise Violation if the books do not balance, or memory has grown."""
+        statistics = server.statistics()
+        if self.balance["connected"] or self.balance["joined"]:
+            raise Violation(f"hooks do not balance: {dict(self.balance)}")
+        if statistics.accepted != sum(statistics.closes.values()):
+            raise Violation(f"{statistics.accepted} were accepted, but {dict(statistics.closes)}")
+        # Of a crash that was asked for in the last moment nothing may have come.
+        if not 0 < statistics.handler_errors <= self.faults["crash"]:
+            raise Violation(f"{statistics.handler_errors} errors, but {self.faults['crash']} crashes")
+        if self.slope() > SLOPE:
+            raise Violation(f"memory has grown by {self.slope():.2f} MiB a minute")
+
+    def slope(self) -> float:
+        """By how many MiB a minute the resident memory rose after the warm-up."""
+        steady = self.samples[len(self.samples) // 3 :]
+        return linear_regression(*zip(*steady, strict=True)).slope
+
+    def table(self, server: Server) -> str:
+        """What happened, for people."""
+        statistics = server.statistics()
+        rows = {
+            "connections": f"{statistics.accepted:,}",
+            "messages": f"{statistics.messages_received:,} received, {statistics.written:,} written",
+            "faults": ", ".join(f"{fault} {count:,}" for fault, count in sorted(self.faults.items())),
+            "ends": ", ".join(f"{end} {count:,}" for end, count in sorted(statistics.closes.items())),
+            "the guest": f"{self.answers:,} answers",
+            "memory": f"{self.samples[0][1]:.0f} to {self.samples[-1][1]:.0f} MiB, {self.slope():+.2f} MiB a minute",
+        }
+        return "\n".join(f"{name:<12} {value}" for name, value in rows.items())
+
+
+async def until_closed(peer: Peer) -> None:
+    """Read, and answer what is to be answered, up to the server's close frame."""
+    while not isinstance(await peer.receive(), Close):
+        pass
+
+
+async def gone(server: Server) -> None:
+    """Wait until nobody is at the door or inside; who is deaf takes a ping and a pong."""
+    with trio.fail_after(60):
+        while server.statistics().connections or server.statistics().pending_handshakes:
+            await wait_all_tasks_blocked(0.1)
+
+
+def our_objects() -> Counter[str]:
+    """How many objects of the library's classes there are, by class."""
+    gc.collect()
+    classes = (type(thing) for thing in gc.get_objects())
+    return Counter(cls.__qualname__ for cls in classes if cls.__module__.partition(".")[0] == "trio_rooms")
+
+
+def resident_mib() -> float:
+    """The memory that this process holds, as Linux tells it."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
+
+
+def main() -> int:
+    """Run, print, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=500)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="of what the clients do")
+    options = parser.parse_args()
+    # Both ends of every connection are here.
+    raise_file_limit(2 * options.clients + 200)
+    print(f"seed {options.seed}", flush=True)
+    soak = Soak(options.clients, options.minutes, random.Random(options.seed))
+    held = True
+    try:
+        trio.run(soak.run)
+    except* (Violation, AssertionError, trio.TooSlowError) as group:
+        print("VIOLATED", *leaves(group), sep="\n  ")
+        held = False
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
