@@ -116,6 +116,23 @@ def autobahn(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Clients come and go for ten minutes, and nothing may grow; not a part of plain ``nox``. ``-- --minutes 1``."""
+    session.install(".", *group("tests"))
+    session.run("python", "-W", "error", "tests/soak.py", *session.posargs)
+
+
+@nox.session
+def removals(session: nox.Session) -> None:
+    """Each option, hook and limit is removed, and a test must fail; takes an hour, and is not a part of plain ``nox``.
+
+    ``-- Limits max_depth``: only those with one of these words in their names.
+    """
+    session.install(".", *group("tests"))
+    session.run("python", "tests/removals", *session.posargs, env={"PYTHONSAFEPATH": "1"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """A short measurement beside the C floor and the peers; not a part of plain ``nox``. See docs/performance.md."""
     session.install(".")
