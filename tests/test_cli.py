@@ -349,3 +349,11 @@ async def test_any_origin() -> None:
         await connect(await server.url(), origin="https://evil.example.com") as client,
     ):
         assert await client.request("echo", 1) == 1
+
+
+@posix_signals
+@pytest.mark.sockets
+async def test_host() -> None:
+    """--host is where the command listens, and what it prints."""
+    async with running("demo", "--host", "0.0.0.0", "--port", "0") as server:
+        assert (await server.url()).startswith("http://0.0.0.0:")

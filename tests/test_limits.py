@@ -1,4 +1,7 @@
-"""L1: every limit at its least bites on the wire, with its code and its count; what clients make up grows nothing."""
+"""L1: every limit at its least bites on the wire, with its code and its count; what clients make up grows nothing.
+
+A new limit needs a scenario here: a function of its name, under ``@least``, in which it is as low as can be.
+"""
 
 from __future__ import annotations
 
