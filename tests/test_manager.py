@@ -305,10 +305,14 @@ def test_run(signum: signal.Signals) -> None:
 
 def test_run_passes_its_arguments_on() -> None:
     """Host and origins of ``run`` are those of serve."""
+
+    def stop(server: Server) -> None:
+        server.begin_shutdown()  # if it comes to that, which is wrong
+
     with pytest.RaisesGroup(ValueError, flatten_subgroups=True):
-        Manager().run(port=0, allowed_origins=["nonsense"])
+        Manager().run(port=0, allowed_origins=["nonsense"], on_listening=stop)
     with pytest.RaisesGroup(OSError, flatten_subgroups=True):
-        Manager().run(host="192.0.2.1", port=0)  # TEST-NET-1: nobody's address
+        Manager().run(host="192.0.2.1", port=0, on_listening=stop)  # TEST-NET-1: nobody's address
 
 
 def test_run_that_fails() -> None:

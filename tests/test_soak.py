@@ -1,0 +1,69 @@
+"""The soak of ``nox -s soak``, in small: what it holds against a server that keeps something, and against none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from soak import slope
+
+SCRIPT = Path(__file__).with_name("soak.py")
+
+#: Too few clients and too short a time to say anything of the memory.
+SMALL = ["--clients", "30", "--minutes", "0.05", "--warm-up", "1", "--slope", "1000", "--seed", "1"]
+
+LEAK = """
+import os, runpy, sys
+from trio_rooms import Manager
+
+kept = []
+serve = Manager.serve
+
+async def leaking(self, **options):
+    self.on_connect(kept.append)
+    await serve(self, **options)
+
+Manager.serve = leaking
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+pytestmark = [
+    pytest.mark.sockets,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the memory is read as Linux tells it"),
+]
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """A soak that is over soon."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", *command, *SMALL], capture_output=True, text=True, timeout=80, check=False
+    )
+
+
+def test_a_soak() -> None:
+    """Z1: after clients of each kind nothing is left of them, and who stayed got every answer."""
+    done = run(str(SCRIPT))
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert "the guest" in done.stdout
+    assert "half a handshake" in done.stdout
+
+
+def test_a_leak_is_seen(tmp_path: Path) -> None:
+    """A server that keeps its connections is found out by the objects that are left."""
+    script = tmp_path / "leak.py"
+    script.write_text(LEAK)
+    done = run(str(script), str(SCRIPT))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "more objects than before: {" in done.stdout
+    assert "'Connection': " in done.stdout
+
+
+def test_the_slope() -> None:
+    """A leak rises as it is, one step in a level memory hardly."""
+    assert slope([(minute, 50 + 2 * minute) for minute in range(9)]) == 2
+    assert slope([(minute, 50 + (minute > 6)) for minute in range(9)]) == 0
