@@ -104,11 +104,15 @@ class Soak:
 
     async def _first(self, server: Server) -> None:
         """A life of each kind, so that whatever is made once has been made."""
-        for fault in FAULTS:
-            with suppress(*ENDS):
-                async with Peer.connect(server.port, "the first") as peer:
-                    await self._misbehave(peer, server, fault)
+        async with trio.open_nursery() as nursery:
+            for fault in FAULTS:
+                nursery.start_soon(self._live_badly, server, fault)
         await gone(server)
+
+    async def _live_badly(self, server: Server, fault: str) -> None:
+        with suppress(*ENDS):
+            async with Peer.connect(server.port, "the first") as peer:
+                await self._misbehave(peer, server, fault)
 
     async def _churn(self, server: Server, number: int) -> None:
         """Life after life; the first ones begin one after the other."""
@@ -210,9 +214,9 @@ async def until_closed(peer: Peer) -> None:
 
 
 async def gone(server: Server) -> None:
-    """Wait until nobody is at the door or inside; who is deaf takes a ping and a pong."""
+    """Wait until nobody is at the door, on the way out either; who is deaf takes a ping and a pong."""
     with trio.fail_after(60):
-        while server.statistics().connections or server.statistics().pending_handshakes:
+        while server._arrivals.open:
             await wait_all_tasks_blocked(0.1)
 
 
