@@ -216,8 +216,10 @@ async def until_closed(peer: Peer) -> None:
 async def gone(server: Server) -> None:
     """Wait until nobody is at the door, on the way out either; who is deaf takes a ping and a pong."""
     with trio.fail_after(60):
-        while server._arrivals.open:
-            await wait_all_tasks_blocked(0.1)
+        while True:
+            await wait_all_tasks_blocked(0.1)  # also for those who were connected, but not accepted yet
+            if not server._arrivals.open:
+                return
 
 
 def our_objects() -> Counter[str]:

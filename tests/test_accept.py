@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import socket
@@ -18,6 +19,7 @@ import trio
 import trio.testing
 
 from trio_rooms._accept import accept_forever, describe, open_listeners
+from trio_rooms._wire.plain import PlainStream
 
 LOGGER = logging.getLogger("test_accept")
 DEADLINE = 10
@@ -263,6 +265,31 @@ async def test_a_crowd_in_the_backlog(listener: trio.SocketListener) -> None:
             late = await trio.open_tcp_stream(*address)
             assert await late.receive_some() == b"served"
             await late.aclose()
+
+
+@pytest.mark.sockets
+async def test_no_client_is_kept(listener: trio.SocketListener) -> None:
+    """When those who were accepted have gone, an idle loop holds none of their streams until the next ones come."""
+
+    def streams() -> int:
+        gc.collect()
+        return sum(isinstance(thing, PlainStream) for thing in gc.get_objects())
+
+    before = streams()
+    clients = [await trio.open_tcp_stream(*listener.socket.getsockname()) for _ in range(5)]
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+
+            async def run() -> None:
+                await accept_forever(listener, trio.aclose_forcefully, nursery, errors=pytest.fail, logger=LOGGER)
+
+            nursery.start_soon(run)
+            for client in clients:
+                assert await client.receive_some() == b""
+                await client.aclose()
+            await trio.testing.wait_all_tasks_blocked()
+            assert streams() == before
+            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.sockets

@@ -21,7 +21,7 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NoReturn
 
 import trio
@@ -95,9 +95,10 @@ async def accept_forever(
                         await trio.sleep(_PAUSE)
                         spare.refill()
                 else:
-                    for stream in streams:
-                        # With a name, as trio would make a string for each task.
-                        handler_nursery.start_soon(handle, stream, name=_TASK_NAME)
+                    while streams:
+                        # Taken out: what stays here is held until the next clients come. With a name, as trio would
+                        # make a string for each task.
+                        handler_nursery.start_soon(handle, streams.pop(0), name=_TASK_NAME)
 
 
 async def open_listeners(host: str | None, port: int, *, backlog: int | None = None) -> list[trio.SocketListener]:
@@ -132,15 +133,15 @@ def describe(listeners: Iterable[trio.abc.Listener[Any]]) -> tuple[tuple[str, in
     return tuple(_address(listener) for listener in lowest if listener.socket.family in inet)
 
 
-def _accepting(listener: trio.abc.Listener[trio.abc.Stream]) -> Callable[[], Awaitable[Sequence[trio.abc.Stream]]]:
+def _accepting(listener: trio.abc.Listener[trio.abc.Stream]) -> Callable[[], Awaitable[list[trio.abc.Stream]]]:
     """What accepts one client or several. Always a checkpoint; raises as the listener does, and a cancel loses none."""
     if isinstance(listener, trio.SocketListener) and sys.platform != "win32":
         plain = getattr(listener.socket, "_sock", None)
         if isinstance(plain, socket.socket):
             return _Batches(plain).accept
 
-    async def accept_one() -> Sequence[trio.abc.Stream]:
-        return (await listener.accept(),)
+    async def accept_one() -> list[trio.abc.Stream]:
+        return [await listener.accept()]
 
     return accept_one
 
@@ -154,7 +155,7 @@ class _Batches:
         self._socket = plain
         self._all_accepted = True
 
-    async def accept(self) -> Sequence[trio.abc.Stream]:
+    async def accept(self) -> list[trio.abc.Stream]:
         if not self._all_accepted:
             await trio.lowlevel.checkpoint()
             if batch := self._accept_batch():
