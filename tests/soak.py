@@ -117,7 +117,7 @@ class Soak:
     async def _churn(self, server: Server, number: int) -> None:
         """Life after life; the first ones begin one after the other."""
         await trio.sleep(self.rng.uniform(0, PAUSE * STEPS))
-        while True:
+        while True:  # noqa: ASYNC913 - to connect is a checkpoint
             with suppress(*ENDS):
                 async with Peer.connect(server.port, f"client {number}") as peer:
                     await self._live(peer, server)

@@ -58,11 +58,12 @@ async def error_of(guest: Guest, **message: Any) -> str:
     return str(reply["error"]["code"])
 
 
-async def refusal(place: Hall, **options: Any) -> tuple[int, str]:
-    """The status and the code that a client is refused with."""
+async def refuses(place: Hall, status: int, code: str, reason: str, **options: Any) -> None:
+    """A client is refused with this status and code, and counted once for this reason."""
     with pytest.raises(HandshakeRefused) as refused:
         await place.memory.connect(**options)
-    return refused.value.status, refused.value.code
+    assert (refused.value.status, refused.value.code) == (status, code)
+    assert place.server.statistics().handshakes_rejected == {reason: 1}
 
 
 # At the door
@@ -71,8 +72,7 @@ async def refusal(place: Hall, **options: Any) -> tuple[int, str]:
 @least
 async def max_connections(place: Hall) -> None:
     await place.enter()
-    assert await refusal(place) == (503, "FULL")
-    assert place.server.statistics().handshakes_rejected == {"full": 1}
+    await refuses(place, 503, "FULL", "full")
 
 
 @least
@@ -92,33 +92,28 @@ async def max_pending_handshakes(place: Hall) -> None:
 
 @least
 async def max_header_bytes(place: Hall) -> None:
-    assert await refusal(place) == (431, "HEADERS_TOO_LARGE")
-    assert place.server.statistics().handshakes_rejected == {"headers": 1}
+    await refuses(place, 431, "HEADERS_TOO_LARGE", "headers")
 
 
 @least
 async def max_headers(place: Hall) -> None:
-    assert await refusal(place) == (431, "HEADERS_TOO_LARGE")
-    assert place.server.statistics().handshakes_rejected == {"headers": 1}
+    await refuses(place, 431, "HEADERS_TOO_LARGE", "headers")
 
 
 @least
 async def max_header_line(place: Hall) -> None:
-    assert await refusal(place) == (431, "HEADERS_TOO_LARGE")
-    assert place.server.statistics().handshakes_rejected == {"headers": 1}
+    await refuses(place, 431, "HEADERS_TOO_LARGE", "headers")
 
 
 @least
 async def max_target_bytes(place: Hall) -> None:
-    assert await refusal(place) == (414, "TARGET_TOO_LONG")
-    assert place.server.statistics().handshakes_rejected == {"target": 1}
+    await refuses(place, 414, "TARGET_TOO_LONG", "target")
 
 
 @least
 async def max_subprotocols(place: Hall) -> None:
     await place.memory.connect(subprotocol="trio-rooms.v1.json")
-    assert await refusal(place, subprotocol=["trio-rooms.v1.json", "another"]) == (400, "BAD_REQUEST")
-    assert place.server.statistics().handshakes_rejected == {"bad_request": 1}
+    await refuses(place, 400, "BAD_REQUEST", "bad_request", subprotocol=["trio-rooms.v1.json", "another"])
 
 
 # Frames
