@@ -342,6 +342,22 @@ async def test_conflated_updates(autojump_clock: MockClock) -> None:
         assert await messages(guest, 1 + len(last)) == ["in the socket", *sorted(last.values())]
 
 
+@pytest.mark.parametrize("waits", [True, False])
+async def test_updates_by_the_room(waits: bool, autojump_clock: MockClock) -> None:
+    """A room publishes with a key, too, waiting or not: the newer of two replaces the older."""
+    manager = Manager(config=limited(outbox_messages=40))
+    manager.room("*", overflow="conflate")
+    async with hall(manager) as place:
+        guest = await enter_stalled(place)
+        room = (await guest.conn.join("r")).room
+        for n in range(2):
+            for key in "abc":
+                event = f"{key}{n}"
+                await room.publish(event, key=key) if waits else room.publish_nowait(event, key=key)
+        guest.faults.resume_sending()
+        assert await messages(guest, 4) == ["in the socket", "a1", "b1", "c1"]
+
+
 async def test_one_of_a_thousand_reads_nothing(autojump_clock: MockClock) -> None:
     """I3: a member that reads nothing shows in the report, once; the others get everything."""
     manager = Manager(config=limited(outbox_messages=4))

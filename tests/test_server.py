@@ -408,12 +408,15 @@ async def test_addresses() -> None:
 
 
 async def test_the_block_passes_its_arguments_on() -> None:
-    """Host and origins of ``serve_rooms`` are those of serve."""
+    """Host, port and origins of ``serve_rooms`` are those of serve."""
     origin = "https://app.example.com"
     async with serve_rooms(Manager(), host="0.0.0.0", allowed_origins=[origin]) as server:
         assert server.addresses == (("0.0.0.0", server.port),)
         stream = await trio.open_tcp_stream("127.0.0.1", server.port)
         await (await TestClient.connect(stream, headers=[("Origin", origin)])).aclose()
+        with pytest.RaisesGroup(OSError):
+            async with serve_rooms(Manager(), port=server.port):
+                pass
 
 
 async def test_url_of_ipv6() -> None:

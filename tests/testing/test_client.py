@@ -452,6 +452,13 @@ async def test_pings_not_answered(autojump_clock: MockClock, script: Script) -> 
     assert await script.received() == [(Opcode.PONG, b"2")]
 
 
+@pytest.mark.parametrize("answering", [True, False])
+async def test_pings_not_answered_from_the_start(autojump_clock: MockClock, answering: bool) -> None:
+    """``connect`` makes a client with or without ``auto_pong``."""
+    async with serving(echo) as stream, await TestClient.connect(stream, auto_pong=answering) as client:
+        assert client.auto_pong is answering
+
+
 async def test_ping(autojump_clock: MockClock) -> None:
     """A ping is answered with its payload; messages before the pong are kept."""
     async with serving(echo) as stream, await TestClient.connect(stream) as client:
