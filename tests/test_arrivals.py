@@ -31,7 +31,7 @@ from trio_rooms import (
     UsageError,
     serve_rooms,
 )
-from trio_rooms._arrivals import remote_address
+from trio_rooms._arrivals import TransportName, remote_address
 from trio_rooms.testing import FaultyStream, HandshakeRefused, TestClient, handshake_bytes, open_client, serve_in_memory
 
 needs_dev_fd = pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="nothing lists the open descriptors")
@@ -269,7 +269,8 @@ async def test_pending_handshakes(autojump_clock: MockClock) -> None:
             await stream.aclose()
 
 
-async def test_the_handshake_has_one_time(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("transport", ["native", "trio-websocket"])
+async def test_the_handshake_has_one_time(transport: TransportName, autojump_clock: MockClock) -> None:
     """H3: ``handshake_timeout`` counts from accept to the 101 that has left, in total."""
     streams: list[FaultyStream] = []
 
@@ -285,7 +286,7 @@ async def test_the_handshake_has_one_time(autojump_clock: MockClock) -> None:
         await trio.sleep(2)
         return Identity()
 
-    async with serve_in_memory(manager) as memory:
+    async with serve_in_memory(manager, transport=transport) as memory:
         stream = memory.open_stream(wrap)
         await stream.send_all(handshake_bytes())
         await trio.sleep(2.9)
@@ -600,6 +601,35 @@ async def test_refusals_on_a_callers_server(header: tuple[str, str], status: int
         assert b"secret" not in refused.value.body
         async with websocket(port, headers=[("Origin", f"http://127.0.0.1:{port}")]) as ws:
             assert await ws.request("echo", 1) == 1
+
+
+@pytest.mark.parametrize("where", ["authenticate", "the 101"])
+async def test_timeouts_on_a_callers_server(where: str, autojump_clock: MockClock) -> None:
+    """H8: a caller's request has ``handshake_timeout`` from being handed over to the 101 that has left, in total."""
+    manager = make_manager(Config(handshake_timeout=3))
+    ours, theirs = trio.testing.memory_stream_pair()
+    faults = FaultyStream(ours)
+
+    @manager.authenticate
+    async def authenticate(request: HandshakeRequest) -> Identity:
+        if where == "authenticate":
+            await trio.sleep(4)
+        faults.stall_sending(10)
+        return Identity()
+
+    async with serve_rooms(manager, listeners=[]) as server, trio.open_nursery() as nursery:
+        await theirs.send_all(handshake_bytes())
+        request = await trio_websocket.wrap_server_stream(nursery, faults)
+        await manager.handle_connection(request)
+        assert trio.current_time() == 3
+        assert server._arrivals.open == 0
+        if where == "authenticate":
+            assert (await theirs.receive_some()).startswith(b"HTTP/1.1 503 ")
+            assert server.statistics().handshakes_rejected == {"authenticate_timeout": 1}
+        else:
+            assert server.statistics().handshakes_rejected == {"hangup": 1}
+        await theirs.aclose()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_full_house_on_a_callers_server() -> None:
