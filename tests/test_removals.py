@@ -136,7 +136,7 @@ def test_a_survivor() -> None:
     """What no round of tests notices survives; each was tried, the whole suite last."""
     copy = Fake(failing=None)
     assert try_removal(copy, "Limits.max_rooms", {}).by is None
-    assert copy.ran == [tests for _, tests in steps("Limits.max_rooms", first=(), whole=True)]
+    assert copy.ran == [tests for _, tests in steps("Limits.max_rooms", {})]
     assert copy.ran[-1] == ["tests"]
     assert not copy.changed
 
@@ -148,6 +148,12 @@ def test_the_first_round_that_fails_is_enough() -> None:
     assert (verdict.by, verdict.tried) == ("tests/test_rooms.py", "first")
     assert copy.ran == [["tests/test_rooms.py"]]
     assert not copy.changed
+
+
+def test_namesakes() -> None:
+    """The test file of a changed file is among the first rounds."""
+    rounds = dict(steps("TestClient.close(code)", {"testing/_client.py": "", "cli.py": "", "_log.py": ""}))
+    assert rounds["namesakes"] == ["tests/testing/test_client.py", "tests/test_cli.py"]
 
 
 def test_likely_tests() -> None:

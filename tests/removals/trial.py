@@ -32,7 +32,8 @@ PATIENCE_FOR_ALL = 2400.0
 
 ALL = ["tests"]
 
-_MOST = 80
+# Test functions: the likeliest, and all that are tried one by one.
+_FEW, _MANY = 20, 80
 
 
 @attrs.frozen
@@ -114,7 +115,7 @@ def try_removal(copy: Copy, name: str, changes: Changes, *, first: tuple[str, ..
     """Remove something and run tests, the likeliest first, until one fails."""
     copy.set(changes)
     try:
-        for tried, tests in steps(name, first=first, whole=whole):
+        for tried, tests in steps(name, changes, first=first, whole=whole):
             by = copy.run(tests)
             if by is not None:
                 return Verdict(by, tried)
@@ -123,13 +124,28 @@ def try_removal(copy: Copy, name: str, changes: Changes, *, first: tuple[str, ..
         copy.reset(changes)
 
 
-def steps(name: str, *, first: tuple[str, ...], whole: bool) -> Iterator[tuple[str, list[str]]]:
+def steps(
+    name: str, changes: Changes, *, first: tuple[str, ...] = (), whole: bool = True
+) -> Iterator[tuple[str, list[str]]]:
     """The rounds of tests, none of them empty."""
     functions, files = mentioning(name)
-    rounds = [("first", list(first)), ("functions", functions[:_MOST]), ("files", files)]
-    yield from ((tried, tests) for tried, tests in rounds if tests)
+    rounds = {
+        "first": [*first],
+        "a few functions": functions[:_FEW],
+        "namesakes": namesakes(changes),
+        "functions": functions[_FEW:_MANY],
+        "files": files,
+    }
+    yield from ((tried, tests) for tried, tests in rounds.items() if tests)
     if whole:
         yield "all", ALL
+
+
+def namesakes(changes: Changes) -> list[str]:
+    """The test files of the changed ones: ``tests/testing/test_client.py`` of ``testing/_client.py``."""
+    paths = [Path("tests", file) for file in changes]
+    names = [str(path.with_name(f"test_{path.name.removeprefix('_')}")) for path in paths]
+    return [name for name in names if name in sources_of_files()]
 
 
 def mentioning(name: str) -> tuple[list[str], list[str]]:
