@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import socket
 import struct
 import sys
@@ -37,8 +36,9 @@ CONFIGS = {
 
 def enter_network() -> bool:
     """Move this process into a network of its own, whose loopback interface is down; False if that is not allowed."""
-    namespaces = CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWNET | CLONE_NEWUSER
-    return ctypes.CDLL(None).unshare(namespaces) == 0
+    unshare = ctypes.CDLL(None).unshare
+    # Who is not root may do so only where it is root of a namespace of users.
+    return any(unshare(flags) == 0 for flags in (CLONE_NEWNET, CLONE_NEWNET | CLONE_NEWUSER))
 
 
 def set_loopback(up: bool) -> None:
