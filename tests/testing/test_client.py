@@ -568,6 +568,16 @@ async def test_stream(autojump_clock: MockClock, script: Script) -> None:
         assert await client.receive_json() == "other"
 
 
+async def test_stream_with_fields(autojump_clock: MockClock, script: Script) -> None:
+    """A request for a streamed reply carries the same fields as any other."""
+    client = TestClient(script.near)
+    await script.send(text({"id": "mine", "more": False}))
+    with trio.fail_after(5):
+        assert await client.stream("list", {"n": 2}, id="mine", room="r", timeout_ms=50) == []
+    [(_, sent)] = await script.received()
+    assert json.loads(sent) == {"action": "list", "data": {"n": 2}, "id": "mine", "room": "r", "timeout_ms": 50}
+
+
 async def test_stream_that_fails(autojump_clock: MockClock, script: Script) -> None:
     """An error ends a streamed reply."""
     client = TestClient(script.near)
