@@ -32,7 +32,7 @@ The handlers of one connection run one after another. ``wait`` is registered to 
     > {"action": "$cancel", "data": {"id": 9}}
     < {"id": 9, "error": {"code": "CANCELLED", "message": "the request was cancelled", "temporary": false}}
     > {"action": "wait", "id": 10, "timeout_ms": 50}
-    < {"id": 10, "error": {"code": "DEADLINE_EXCEEDED", "message": "deadline exceeded", "temporary": true}}
+    < {"id": 10, "error": {"code": "DEADLINE_EXCEEDED", "message": "the deadline has passed", "temporary": true}}
 
 An async generator streams its items, each as a reply:
 
