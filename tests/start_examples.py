@@ -9,23 +9,34 @@ import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.parse import urlsplit
 
 import trio
 
 import trio_rooms
-from program import open_websocket, run_program
+from program import run_program
 
 
 async def start_and_stop(path: Path) -> str:
     """What went wrong; empty if nothing did."""
     async with run_program(path, "--port", "0") as program:
-        url = (await program.line()).replace("http", "ws")  # one with a page prints the page's
-        async with open_websocket(urljoin(url, "/ws")) as ws:
-            await ws.ping()
-            status = await program.stop(signal.SIGTERM)
-    complaints = program.stderr.decode() if "Traceback" in program.stderr.decode() else ""
-    return complaints or (f"status {status}" if status else "")
+        answer = await ask(await program.line())
+        status = await program.stop(signal.SIGTERM)
+    if not answer.startswith(b"HTTP/1.1 "):
+        return f"answers {answer!r}"
+    if b"Traceback" in program.stderr:
+        return program.stderr.decode()
+    return f"ends with status {status}" if status else ""
+
+
+async def ask(url: str) -> bytes:
+    """The first bytes of the answer to a plain request, which is a refusal where there is no page."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    async with await trio.open_tcp_stream(parts.hostname, parts.port) as stream:
+        await stream.send_all(f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+        return bytes(await stream.receive_some())
 
 
 async def main(folder: Path) -> None:
@@ -40,10 +51,9 @@ async def main(folder: Path) -> None:
     if not programs:
         raise SystemExit(f"no examples in {folder}")
     for path in sorted(programs):
-        wrong = await start_and_stop(path)
-        print(path.name, wrong or "ok", flush=True)
-        if wrong:
-            raise SystemExit(1)
+        if wrong := await start_and_stop(path):
+            raise SystemExit(f"{path.name} {wrong}")
+        print(path.name, "ok", flush=True)
 
 
 if __name__ == "__main__":
