@@ -7,7 +7,7 @@
 A request over the WebSocket waits for somebody to say yes over HTTP:
 
     > {"action": "ask", "data": "may I?", "id": "a"}
-    < {"number": 1, "pending": "may I?"}
+    < {"number": "1", "pending": "may I?"}
 
     curl -X POST http://127.0.0.1:.../approve/1
 
@@ -36,13 +36,13 @@ from trio_rooms import Connection, Manager, Server
 
 manager = Manager()
 numbers = itertools.count(1)
-pending: dict[int, trio.Event] = {}
+pending: dict[str, trio.Event] = {}
 
 
 @manager.on("ask")
 async def ask(conn: Connection, what: str) -> str:
     """In flight until it is approved, its connection ends, or the shutdown's deadline has come."""
-    number = next(numbers)
+    number = str(next(numbers))
     approved = pending[number] = trio.Event()
     try:
         await conn.send({"number": number, "pending": what})
@@ -58,9 +58,9 @@ def answer(server: Server, method: str, path: str) -> tuple[int, object]:
         status = "draining" if server.draining else "serving"
         return 200, {"status": status, "connections": server.statistics().connections}
     number = path.removeprefix("/approve/")
-    if method == "POST" and number.isdecimal() and int(number) in pending:
-        pending[int(number)].set()
-        return 200, {"approved": int(number)}
+    if method == "POST" and number in pending:
+        pending[number].set()
+        return 200, {"approved": number}
     return 404, None
 
 
@@ -78,7 +78,7 @@ async def serve_http(server: Server, stream: trio.SocketStream) -> None:
                 head = h11.Response(status_code=status, headers=[("Connection", "close")])
                 for part in (head, h11.Data(data=json.dumps(body).encode()), h11.EndOfMessage()):
                     await stream.send_all(http.send(part) or b"")
-            except (h11.RemoteProtocolError, trio.BrokenResourceError):
+            except (h11.ProtocolError, trio.BrokenResourceError):
                 return
 
 

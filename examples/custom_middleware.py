@@ -17,7 +17,7 @@
     bob> {"action": "whoami", "id": 3}
     bob< {"id": 3, "data": {"user": "bob", "role": "guest", "colour": "blue"}}
     bob> {"action": "whoami", "id": 4}
-    bob< {"id": 4, "error": {"code": "RATE_LIMITED", "message": "3 messages an hour", "temporary": true}}
+    bob< {"id": 4, "error": {"code": "RATE_LIMITED", "message": "at most 3 messages in 3600 s", "temporary": true}}
 
     eve: /ws?token=eves-secret
     eve< closed 1008
@@ -35,7 +35,6 @@ Without a token, or with a wrong one, there is no upgrade: 401. It prints what e
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -108,14 +107,14 @@ class Bucket:
         return True
 
 
-def rate_limit(count: float, seconds: float) -> Middleware:
+def rate_limit(count: int, seconds: float) -> Middleware:
     """Middleware with settings: a function that returns middleware. For guests, and each connection has its count."""
 
     async def limit(ctx: Context, call_next: CallNext) -> Any:
         if ctx.conn.identity.claims["role"] == "guest":
             bucket: Bucket = ctx.conn.metadata.setdefault("bucket", Bucket(count, count / seconds))
             if not bucket.take():
-                raise ActionError("RATE_LIMITED", f"{math.floor(count)} messages an hour", temporary=True)
+                raise ActionError("RATE_LIMITED", f"at most {count} messages in {seconds:g} s", temporary=True)
         return await call_next(ctx)
 
     return limit

@@ -1,12 +1,12 @@
 """Connections that your own server accepts: ``manager.handle_connection(stream)``.
 
 ``python examples/own_listener.py --port 8080``. The program listens by itself and decides what becomes of each stream;
-here it keeps a list of who is connected. From the first byte that it hands over, everything is the library's:
+here it numbers them, and knows which are open. From the first byte that it hands over, everything is the library's:
 
-    > {"action": "peers", "id": 1}
-    < {"id": 1, "data": ["127.0.0.1"]}
-    | accepted 127.0.0.1
-    | over 127.0.0.1
+    > {"action": "open", "id": 1}
+    < {"id": 1, "data": [1]}
+    | 1 accepted
+    | 1 over
 
 A stream may come from anywhere: a TLS listener, a Unix socket, a tunnel, a pair of memory streams. SIGTERM and Ctrl-C
 stop it.
@@ -15,6 +15,7 @@ stop it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import signal
 from functools import partial
 
@@ -23,24 +24,25 @@ import trio
 from trio_rooms import Connection, Manager, serve_rooms
 
 manager = Manager()
-peers: list[str] = []
+numbers = itertools.count(1)
+open_ones: set[int] = set()
 
 
-@manager.on("peers")
-def list_peers(conn: Connection) -> list[str]:
-    return peers
+@manager.on("open")
+def list_open(conn: Connection) -> list[int]:
+    return sorted(open_ones)
 
 
 async def accept(stream: trio.SocketStream) -> None:
     """What the program's listener calls for each connection. Cancelling it would close that connection with 1001."""
-    host = str(stream.socket.getpeername()[0])
-    print("accepted", host, flush=True)
-    peers.append(host)
+    number = next(numbers)
+    print(number, "accepted", flush=True)
+    open_ones.add(number)
     try:
         await manager.handle_connection(stream)  # handshake, messages, and the end; it closes the stream
     finally:
-        peers.remove(host)
-        print("over", host, flush=True)
+        open_ones.remove(number)
+        print(number, "over", flush=True)
 
 
 async def main(port: int) -> None:

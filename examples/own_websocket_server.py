@@ -40,18 +40,19 @@ async def join(conn: Connection, room_id: str) -> list[str]:
 async def route(request: WebSocketRequest) -> None:
     if request.path == "/ws":
         await manager.handle_connection(request)  # accepts or refuses it, and returns when the connection is over
-    elif request.path == "/echo":
-        await echo(request)
-    else:
-        await request.reject(404)
+        return
+    with suppress(ConnectionClosed):  # which would end the whole server; handle_connection raises no such thing
+        if request.path == "/echo":
+            await echo(request)
+        else:
+            await request.reject(404)
 
 
 async def echo(request: WebSocketRequest) -> None:
     """What this server did before it knew rooms."""
-    with suppress(ConnectionClosed):
-        ws = await request.accept()
-        while True:
-            await ws.send_message(await ws.get_message())
+    ws = await request.accept()
+    while True:
+        await ws.send_message(await ws.get_message())
 
 
 async def main(port: int) -> None:

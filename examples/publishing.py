@@ -5,7 +5,7 @@ publishes their average so far. Who watches gets both, in one order:
 
     > {"action": "watch"}
     < {"reading": 3.5}
-    < {"average": 2.1}
+    < {"average": 1.75}
 
 An average never stands before the last reading in it. SIGTERM and Ctrl-C stop it: first the sensor, then the server.
 """
@@ -41,33 +41,29 @@ def read_sensor() -> Iterator[float]:
         yield number / 2
 
 
-def run_sensor(averages: trio.MemorySendChannel[float]) -> None:
-    """Runs in a thread. There each call of the library goes through trio's own thread, and waits for it.
-
-    A cancelled task's thread goes on until it asks; here each of the calls does, and raises.
-    """
+def run_sensor(readings: trio.MemorySendChannel[float]) -> None:
+    """Runs in a thread, where each call of the library goes by way of trio's own thread."""
     for reading in read_sensor():
-        # The same from any task is just ``manager.broadcast_to_room(ROOM, ...)``; it never waits.
+        trio.from_thread.check_cancelled()  # raises when the task that waits for this thread is cancelled
+        # In a task it is just ``manager.broadcast_to_room(ROOM, ...)``.
         trio.from_thread.run_sync(manager.broadcast_to_room, ROOM, {"reading": reading})
-        trio.from_thread.run(averages.send, reading)
+        trio.from_thread.run(readings.send, reading)
 
 
 async def publish_averages(readings: trio.MemoryReceiveChannel[float]) -> None:
     """Runs beside the server. Publishing to a room needs no connection and no handler, only a served manager."""
-    total = 0.0
+    total, count = 0.0, 0
     async for reading in readings:
-        total += reading
+        total, count = total + reading, count + 1
         room = manager.get_room(ROOM)
         if room is not None:  # while somebody watches
-            await room.publish({"average": total / (reading * 2 + 1)})  # waits where the broker makes it wait
+            await room.publish({"average": total / count})  # waits where the broker makes it wait
 
 
 async def main(port: int) -> None:
     async with serve_rooms(manager, port=port) as server:
         print(server.url, flush=True)
-        send, receive = trio.open_memory_channel[float](
-            0
-        )  # so that each reading waits for the average of the one before
+        send, receive = trio.open_memory_channel[float](0)  # the sensor waits until a reading is taken: none pile up
         async with trio.open_nursery() as nursery:
             nursery.start_soon(publish_averages, receive)
             nursery.start_soon(trio.to_thread.run_sync, run_sensor, send)

@@ -89,6 +89,15 @@ async def advanced(talk: Conversation, program: Program, conversation: list[Step
     await talk.assert_complete()
 
 
+async def configuration(talk: Conversation, program: Program, conversation: list[Step]) -> None:
+    """And the size of a message: one that is as long as may be, and one that is a byte longer."""
+    await as_printed(talk, program, conversation)
+    message = '{"action": "join", "data": "lobby", "id": 9}'
+    await talk.hold([Step("bob", "send", message.ljust(16 * 1024))])
+    assert await talk.hear("bob") == {"id": 9, "data": {"members": 2, "of": 100}}
+    await talk.hold([Step("bob", "send", message.ljust(16 * 1024 + 1)), Step("bob", "closed", "1009")])
+
+
 async def workflow_events(talk: Conversation, program: Program, conversation: list[Step]) -> None:
     """All events of an execution, in order and as they were typed; a watcher that comes later does not restart it."""
     await talk.hold(conversation)
@@ -143,7 +152,7 @@ async def beside_http(talk: Conversation, program: Program, conversation: list[S
     program.process.send_signal(signal.SIGTERM)
     assert await program.line(2) == "draining"
     assert await fetch(http, "GET", "/health") == (200, {"status": "draining", "connections": 1})
-    assert await fetch(http, "POST", "/approve/1") == (200, {"approved": 1})
+    assert await fetch(http, "POST", "/approve/1") == (200, {"approved": "1"})
     await talk.hold([approved])
 
 
@@ -166,6 +175,7 @@ async def fetch(url: str, method: str, path: str) -> tuple[int, Any]:
 MORE: dict[str, More] = {
     "advanced.py": advanced,
     "beside_http.py": beside_http,
+    "configuration.py": configuration,
     "minimal.py": minimal,
     "publishing.py": publishing,
     "shutdown.py": shutdown,
