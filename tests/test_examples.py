@@ -293,3 +293,40 @@ def test_tests_for_users(tmp_path: Path) -> None:
     count = sum(path.read_text(encoding="utf-8").count("\nasync def test_") for path in folder.glob("test_*.py"))
     assert count
     assert f"{count} passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs" / "coming-from-go.md", EXAMPLES / "README.md"], ids=lambda page: page.name
+)
+def test_every_example_is_listed(page: Path) -> None:
+    """Each example is in the table of the Go document's sections, and in the list of examples."""
+    linked = re.findall(r"\[(\w+\.py)\]\((?:\.\./examples/)?\1\)", page.read_text(encoding="utf-8"))
+    assert set(linked) == {path.name for path in EXAMPLES.glob("*.py")}
+
+
+#: The sections of the Go document that have Go code, and how many pieces.
+SECTIONS = {
+    "Quick Start: Minimal Example": 1,
+    "Quick Start: Advanced Example": 1,
+    "Configuration: Manager Configuration": 2,
+    "Connection Management: Connection Wrapper": 1,
+    "Room Management: Rooms/Channels": 1,
+    "Message Routing: Registering Handlers": 1,
+    "Message Routing: Message Handler Signature": 1,
+    "Built-in Middleware: Logger": 1,
+    "Built-in Middleware: Recovery": 1,
+    "Custom Middleware": 1,
+    "Lifecycle Hooks": 1,
+    "Broadcasting: Broadcast Patterns": 3,
+    "Broadcasting: Event Structure": 1,
+    "Integration: Fiber Integration": 1,
+    "Integration: With pkg/http Integration": 1,
+    "Graceful Shutdown": 1,
+}
+
+
+def test_every_section_has_an_example() -> None:
+    """Each piece of code in the Go document has an example, which exists."""
+    text = (ROOT / "docs" / "coming-from-go.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| ([^|]+) \| (\d+) \| \[.+\]\(.+\) \|$", text, re.MULTILINE)
+    assert {section: int(count) for section, count in listed} == SECTIONS
