@@ -56,6 +56,11 @@ def printed(text: str) -> list[str]:
     return _PRINTED.findall(text)
 
 
+def overlooked(text: str) -> list[str]:
+    """The lines that are indented like a conversation and are no part of it."""
+    return re.findall(r"^ {4}\S.*$", _PRINTED.sub("", _STEP.sub("", text)), re.MULTILINE)
+
+
 def assert_as_printed(found: Any, shown: Any) -> None:
     """Equal, but for printed strings that are cut short, such as ids that are new each time."""
     if isinstance(found, dict) and isinstance(shown, dict):

@@ -25,7 +25,7 @@ import pytest
 import trio
 from trio_websocket import ConnectionRejected
 
-from conversations import Conversation, Step, converse, expect_close, printed, steps
+from conversations import Conversation, Step, converse, expect_close, overlooked, printed, steps
 from program import PATIENCE, ROOT, Program, open_websocket, run_program
 
 EXAMPLES = ROOT / "examples"
@@ -216,8 +216,9 @@ async def test_example(name: str, signum: signal.Signals) -> None:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_docstring(name: str) -> None:
-    """An example says how it is run, and shows a conversation."""
+    """An example says how it is run, and shows a conversation, of which no line is overlooked."""
     doc = doc_of(name)
+    assert not [line for line in overlooked(doc) if not line.startswith("    curl ")]
     assert f"``python examples/{name} --port 8080" in doc
     assert {step.kind for step in steps(doc)} >= {"send", "receive"}
 
