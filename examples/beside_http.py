@@ -85,12 +85,11 @@ async def serve_http(server: Server, stream: trio.SocketStream) -> None:
 async def main(port: int) -> None:
     async with trio.open_nursery() as nursery:
         server = await nursery.start(partial(manager.serve, port=port))
-        print(server.url, flush=True)
         listen = partial(trio.serve_tcp, partial(serve_http, server), 0, host="127.0.0.1")
         async with trio.open_nursery() as http:
-            (listener,) = await http.start(listen)
-            print(f"http://127.0.0.1:{listener.socket.getsockname()[1]}", flush=True)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                (listener,) = await http.start(listen)
+                print(server.url, f"http://127.0.0.1:{listener.socket.getsockname()[1]}", sep="\n", flush=True)
                 await anext(signals)  # from here on the next one ends the program at once
             print("draining", flush=True)
             await before_shutdown()

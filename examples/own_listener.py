@@ -49,16 +49,12 @@ async def main(port: int) -> None:
     async with serve_rooms(manager, listeners=[]) as server, trio.open_nursery() as connections:
         async with trio.open_nursery() as listening:
             listen = partial(trio.serve_tcp, accept, port, host="127.0.0.1", handler_nursery=connections)
-            (listener,) = await listening.start(listen)
-            print(f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/ws", flush=True)
-            await signalled()
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                (listener,) = await listening.start(listen)
+                print(f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/ws", flush=True)
+                await anext(signals)  # from here on the next one ends the program at once
             listening.cancel_scope.cancel()  # stops accepting; who is connected lives on, in the outer nursery
         server.begin_shutdown()  # now they are drained, and the outer nursery waits for them
-
-
-async def signalled() -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        await anext(signals)
 
 
 if __name__ == "__main__":

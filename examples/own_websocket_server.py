@@ -58,17 +58,13 @@ async def echo(request: WebSocketRequest) -> None:
 async def main(port: int) -> None:
     async with serve_rooms(manager, listeners=[]) as server, trio.open_nursery() as nursery:
         serve = partial(serve_websocket, route, "127.0.0.1", port, ssl_context=None)
-        theirs = await nursery.start(serve)
-        print(f"ws://127.0.0.1:{theirs.port}/ws", flush=True)
-        await signalled()
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            theirs = await nursery.start(serve)
+            print(f"ws://127.0.0.1:{theirs.port}/ws", flush=True)
+            await anext(signals)  # from here on the next one ends the program at once
         server.begin_shutdown()
         await server.wait_closed()  # the rooms' clients first: drained, and told 1012
         nursery.cancel_scope.cancel()  # then the server that they came through, and its other clients
-
-
-async def signalled() -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        await anext(signals)
 
 
 if __name__ == "__main__":

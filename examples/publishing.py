@@ -62,13 +62,13 @@ async def publish_averages(readings: trio.MemoryReceiveChannel[float]) -> None:
 
 async def main(port: int) -> None:
     async with serve_rooms(manager, port=port) as server:
-        print(server.url, flush=True)
         send, receive = trio.open_memory_channel[float](0)  # the sensor waits until a reading is taken: none pile up
         async with trio.open_nursery() as nursery:
             nursery.start_soon(publish_averages, receive)
             nursery.start_soon(trio.to_thread.run_sync, run_sensor, send)
             with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                await anext(signals)
+                print(server.url, flush=True)
+                await anext(signals)  # from here on the next one ends the program at once
             nursery.cancel_scope.cancel()
     # Leaving serve_rooms drained the clients.
 
