@@ -1,4 +1,4 @@
-"""A live dashboard of workflow executions: ``python examples/dashboard --port 8080``, and open the address it prints."""
+"""A live dashboard of workflow executions: ``python examples/dashboard --port 8080``, and open what it prints."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ async function list() {
   const chosen = $("workflow").value;
   $("workflow").replaceChildren(...data.workflows.map(({ id, title }) => new Option(title, id, false, id === chosen)));
   drawList();
+  drawRun();
   if (run) watch(run);
   else if (location.hash) select(location.hash.slice(1));
   else if (executions.size) select(inOrder()[0].execution_id);
@@ -176,9 +177,11 @@ function drawElapsed() {
 const isListed = (event) => ($("progress").checked || event.type !== "node.progress") && (!only || event.node_id === only);
 const titleOf = (id) => run.graph.find((node) => node.id === id)?.title ?? run.title;
 
+const took = ({ data }) => (data.seconds === undefined ? "" : `${data.seconds.toFixed(1)} s`);
+
 function line(event) {
   const verb = event.type.split(".")[1];
-  const detail = event.data.error ?? (verb === "progress" ? `${Math.round(event.data.progress * 100)} %` : "");
+  const detail = event.data.error ?? { progress: `${Math.round(event.data.progress * 100)} %`, completed: took(event) }[verb] ?? "";
   const time = element("time", "", clock.format(new Date(event.timestamp)));
   time.dateTime = event.timestamp;
   const item = element("li", verb, time, element("code", "", event.type), element("b", "", titleOf(event.node_id)), element("span", "", detail));
@@ -226,6 +229,8 @@ function drawState() {
   if ($("state-text").textContent !== short) $("state-text").textContent = short;
   $("state-in").textContent = link.state === "waiting" && left ? `in ${left} s` : "";
   $("retry").hidden = !["waiting", "ended"].includes(link.state);
+  $("retry").textContent = link.state === "ended" ? "Reconnect" : "Now";
+  $("banner").classList.toggle("bad", link.state === "ended");
   document.body.classList.toggle("stale", !["open", "draining"].includes(link.state));
   $("start-button").disabled = link.state !== "open";
   if (link.state !== "connecting") problem("banner", long);

@@ -15,7 +15,7 @@ the beginning of a membership and its snapshot: no await stands between the two.
 snapshot, or is published to the new member. One thing is left: an event that follows the snapshot may reach the member
 ahead of the reply that carries it. So events are numbered, and the page keeps what comes before the reply until it has
 it, and then takes those above the snapshot's number (``run.js``). The same holds after a reconnect, which is only
-another ``watch``, and for a member that asks again.
+another ``watch``, for a member that asks again, and with a broker that delivers later than ``publish`` returns.
 """
 
 from __future__ import annotations

@@ -30,20 +30,25 @@ export class Run {
     this.#early = [];
   }
 
-  // The reply has come. Those of the early events that the snapshot contains were for an earlier membership of ours.
+  // The reply has come: it is the state, whatever was known before, and the early events go on from it.
   begin({ summary, graph, nodes, events }) {
     Object.assign(this, { graph, nodes, events, gone: "", seq: summary.seq, title: summary.title, status: summary.status });
     this.startedAt = new Date(summary.started_at);
     const early = this.#early;
     this.#early = null;
-    for (const event of early) if (event.seq > this.seq) this.#apply(event);
+    for (const event of early) this.hear(event);
   }
 
-  // Whether the event changed something; false for one that is kept for later.
+  // Whether the event changed something; false for one that is kept for later, and for one that the snapshot contains:
+  // it was for an earlier membership of ours, or a broker between several servers brought it after it was recorded.
   hear(event) {
-    if (this.#early) this.#early.push(event);
-    else this.#apply(event);
-    return !this.#early;
+    if (this.#early) {
+      this.#early.push(event);
+      return false;
+    }
+    if (event.seq <= this.seq) return false;
+    this.#apply(event);
+    return true;
   }
 
   get live() {
@@ -56,6 +61,7 @@ export class Run {
   }
 
   #apply(event) {
+    // The room's policy is to end a connection rather than to leave something out: this would be a defect.
     if (event.seq !== this.seq + 1) throw new Error(`${this.id}: event ${event.seq} follows ${this.seq}`);
     this.seq = event.seq;
     this.events.push(event);

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from workflow import EventType, Execution, Node
+from workflow import Execution, Node
 
 Tell = Callable[..., None]  # (event_type, node_id="", **data)
 Progress = Callable[[float], None]
@@ -37,12 +37,13 @@ async def run(execution: Execution, work: Work, tell: Tell) -> None:
 
     async def do(node: Node) -> None:
         tell("node.started", node.id, progress=0.0)
+        began = trio.current_time()
         try:
             await work(execution, node, lambda progress: tell("node.progress", node.id, progress=round(progress, 2)))
         except NodeFailed as exc:
             tell("node.failed", node.id, error=str(exc))
         else:
-            tell("node.completed", node.id)
+            tell("node.completed", node.id, seconds=round(trio.current_time() - began, 2))
 
     tell("execution.started")
     async with trio.open_nursery() as nursery:
@@ -70,7 +71,7 @@ def simulated_work(*, speed: float) -> Work:
         for step in range(1, STEPS + 1):
             await trio.sleep(node.seconds / STEPS / speed)
             if execution.fails and node.fragile and step > STEPS / 2:
-                raise NodeFailed(f"{node.title}: exit status 1 after step {step}")
+                raise NodeFailed(f"exit status 1 in step {step} of {STEPS}")
             if step < STEPS:
                 progress(step / STEPS)
 

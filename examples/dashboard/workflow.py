@@ -1,7 +1,8 @@
 """What is run and what is told about it: workflows, their events, and the state that the events add up to.
 
-Nothing in here waits or knows of a connection. ``Execution.record`` is the one place where state changes, and it changes
-by an event only: whoever has a snapshot and the events after it has the state. The page does the same in ``run.js``.
+Nothing in here waits or knows of a connection. ``Execution.record`` is the one place where state changes, and it
+changes by an event only: whoever has a snapshot and the events after it has the state. The page does the same in
+``run.js``.
 """
 
 from __future__ import annotations
@@ -121,9 +122,7 @@ class Execution:
     def record(self, event_type: EventType, node_id: str = "", **data: Any) -> WorkflowEvent:
         """Make the next event and change the state by it."""
         self.seq += 1
-        event = WorkflowEvent(
-            type=event_type, workflow_execution_id=self.id, node_id=node_id, data=data, seq=self.seq
-        )
+        event = WorkflowEvent(type=event_type, workflow_execution_id=self.id, node_id=node_id, data=data, seq=self.seq)
         self.events.append(event)
         status = STATUS[event_type.partition(".")[2]]
         if node_id:
