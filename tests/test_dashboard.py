@@ -27,13 +27,14 @@ Json = dict[str, Any]
 class Gates:
     """Work that is over when the test says so."""
 
+    error: str = "no space left"
     _open: defaultdict[str, trio.Event] = attrs.field(factory=lambda: defaultdict(trio.Event))
 
     async def work(self, execution: Execution, node: Node, progress: Progress) -> None:
         progress(0.5)
         await self._open[node.id].wait()
         if execution.fails and node.fragile:
-            raise NodeFailed("no space left")
+            raise NodeFailed(self.error)
 
     async def finish(self, *nodes: str) -> None:
         for node in nodes:

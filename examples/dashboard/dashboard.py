@@ -125,7 +125,8 @@ def make_manager(*, speed: float = 1.0, work: Work | None = None) -> Manager:
         # No await from here: see the module's docstring.
         if "execution" not in joined.room.metadata:  # it ended in between, and this is a new room of its name
             joined.room.close()
-        return room_of(data.execution_id).metadata["execution"].snapshot()
+        execution: Execution = room_of(data.execution_id).metadata["execution"]
+        return execution.snapshot()
 
     @manager.on("unwatch")
     def unwatch(conn: Connection, data: Which) -> None:
