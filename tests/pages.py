@@ -32,6 +32,8 @@ async def check_files(server: MemoryServer, *scripts: str) -> None:
     assert "content-type: text/html; charset=utf-8" in head
     links = re.findall(rb'(?:href|src)="(?!data:|#)([^"]+)"', page)
     assert links == [b"style.css", b"app.js"]
+    ids = re.findall(rb'\bid="([^"]+)"', page)
+    assert len(set(ids)) == len(ids), "the first of two would be found for both"
     imported = set()
     for name in ("style.css", "app.js", *scripts):
         head, body = await get(server, f"/{name}")

@@ -215,3 +215,55 @@ async def test_the_close_code_decides_whether_the_page_comes_back() -> None:
         await page.click("#retry")
         await page.wait_for(f"JSON.parse(sessionStorage.mine).length === 3 && {STATE} === 'open'")
         assert page.errors == []
+
+
+async def test_who_is_removed_from_a_room_can_join_again() -> None:
+    """Instead of the field for a message there is the reason and a button; with it the field is back."""
+    manager = make_manager()
+    async with serve_rooms(manager) as server, open_browser() as browser:
+        page = await browser.new_page(f"http://127.0.0.1:{server.port}/")
+        await come_in(page, "Ada")
+        room = manager.get_room("chat.general")
+        assert room is not None
+        room.kick(room.members[0], message="A moderator removed you.")
+        await page.shows("#shut", "A moderator removed you.")
+        await page.wait_for("document.querySelector('#say').hidden && document.querySelector('#leave').hidden")
+        await page.click("#join")
+        await page.wait_for("document.querySelector('#shut').hidden")
+        await say(page, "back again")
+        await sees(page, "You", "back again")
+        assert page.errors == []
+
+
+async def test_entering_waits_for_the_server() -> None:
+    """Without a server the form says so and that it tries again; when there is one, the person is in."""
+    async with open_browser() as browser:
+        async with serve_rooms(make_manager()) as server:
+            page = await browser.new_page(f"http://127.0.0.1:{server.port}/")
+        await page.type("#name", "Ada")
+        await page.press("Enter")
+        await page.shows("#enter-problem", "The server cannot be reached. Trying again")
+        assert await page.evaluate("document.querySelector('#enter-button').disabled")
+        async with serve_rooms(make_manager(), port=server.port):
+            await page.wait_for(f"({MEMBERS}).includes('Ada')", seconds=60)
+
+
+@pytest.mark.parametrize("width", [320, 390, 900, 1200])
+async def test_a_window_of_any_width(width: int) -> None:
+    """Nothing has to be scrolled sideways; where members are a drawer, Escape shuts it and the focus is back."""
+    async with serve_rooms(make_manager()) as server, open_browser() as browser:
+        page = await browser.new_page(f"http://127.0.0.1:{server.port}/")
+        await page.resize(width, 700, mobile=width < 500)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        await come_in(page, "Ada Augusta King, Countess of L.")
+        await say(page, "wide" * 200)
+        await sees(page, "You", "wide" * 200)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        assert await page.evaluate("document.querySelector('#scroller').scrollWidth") <= width
+        if width < 1080:
+            await page.evaluate("document.querySelector('#open-people').focus()")
+            await page.press("Enter")
+            await page.wait_for("document.activeElement.id === 'people' && document.querySelector('.room').inert")
+            await page.press("Escape")
+            await page.wait_for("document.activeElement.id === 'open-people'")
+        assert page.errors == []
