@@ -74,7 +74,7 @@ async function start() {
   } catch (error) {
     problem("start-problem", error.message);
   } finally {
-    $("start-button").disabled = false;
+    drawState(); // which knows whether there is a connection for another try
   }
 }
 

@@ -86,6 +86,7 @@ export class Graph {
       button.onclick = () => this.onSelect(node.id);
       item.append(button);
     }
+    if (!node) item.ariaHidden = "true";
     this.#places.set(key, item);
     return item;
   }
