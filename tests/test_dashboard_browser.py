@@ -271,7 +271,15 @@ async def test_nothing_has_to_be_scrolled_sideways() -> None:
     async with open_dashboard(Gates()) as (_, browser, url):
         page = await browser.new_page(url)
         ids = [await start(page, workflow) for workflow in WORKFLOWS]
-        for width, down in ((320, True), (390, True), (768, True), (1024, True), (1130, False), (1600, False)):
+        for width, down in (
+            (320, True),
+            (390, True),
+            (768, True),
+            (1024, True),
+            (1130, True),
+            (1250, False),
+            (1600, False),
+        ):
             await page.resize(width, 800, mobile=width < 500)
             for execution_id in ids:
                 await page.click(f"[data-execution={execution_id}]")
