@@ -301,8 +301,9 @@ def test_tests_for_users(tmp_path: Path) -> None:
 )
 def test_every_example_is_listed(page: Path) -> None:
     """Each example is in the table of the Go document's sections, and in the list of examples."""
-    linked = re.findall(r"\[(\w+\.py)\]\((?:\.\./examples/)?\1\)", page.read_text(encoding="utf-8"))
-    assert set(linked) == {path.name for path in EXAMPLES.glob("*.py")}
+    linked = re.findall(r"\[([\w.]+)\]\((?:\.\./examples/)?\1[)/]", page.read_text(encoding="utf-8"))
+    folders = {path.parent.name for path in EXAMPLES.glob("*/__main__.py")}
+    assert set(linked) == folders | {path.name for path in EXAMPLES.glob("*.py")}
 
 
 #: The sections of the Go document that have Go code, and how many pieces.
