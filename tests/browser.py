@@ -245,6 +245,12 @@ class Page:
             self.console.append(ConsoleMessage(entry["level"], f"{entry['text']} {entry.get('url', '')}"))
 
 
+async def shows(page: Page, selector: str, text: str) -> None:
+    """Wait until something that matches contains this text."""
+    found = f"[...document.querySelectorAll({json.dumps(selector)})]"
+    await page.wait_for(f"{found}.some((it) => it.textContent.includes({json.dumps(text)}))")
+
+
 async def _read_url(stderr: trio.abc.ReceiveStream) -> str:
     """The address that the browser says it listens on, in the first lines that it writes."""
     said = b""

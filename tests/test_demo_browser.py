@@ -12,7 +12,7 @@ from subprocess import PIPE
 import pytest
 import trio
 
-from browser import Page, open_browser, requires_browser
+from browser import Page, open_browser, requires_browser, shows
 from trio_rooms import serve_rooms
 from trio_rooms.demo import make_manager
 
@@ -67,12 +67,6 @@ async def sees(page: Page, by: str, text: str) -> None:
             && message.querySelector(".text").textContent === {json.dumps(text)};
         }})"""
     )
-
-
-async def shows(page: Page, selector: str, text: str) -> None:
-    """Wait until something that matches contains this text."""
-    found = f"[...document.querySelectorAll({json.dumps(selector)})]"
-    await page.wait_for(f"{found}.some((it) => it.textContent.includes({json.dumps(text)}))")
 
 
 async def test_two_tabs_chat() -> None:

@@ -1,7 +1,8 @@
 """What README.md and docs/ promise: the code runs, the typed conversation goes as printed, links and tables are right.
 
 Every block of Python is a program or a test of its own and is run as one, in a process of its own, with warnings as
-errors. A block behind ``<!-- not run -->`` is not.
+errors. A block behind ``<!-- not run -->`` is not. What is a file of a page that begins in an empty folder is run by
+tests/test_tutorial.py.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ import attrs
 import pytest
 
 import trio_rooms
+from pages import PAGES, assert_as_printed, fences, fragments
 from program import ROOT, open_websocket, run_program
 from trio_rooms import ActionError, Config, JoinError, Limits
-
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 NOT_RUN = 0
 
@@ -59,9 +59,9 @@ class Block:
 
 def blocks() -> Iterator[Block]:
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"(<!-- not run -->\n+)?^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-            yield Block(page, text[: match.start(2)].count("\n") + 1, match[2], run=match[1] is None)
+        for fence in fences(page):
+            if fence.language == "python" and fence.file is None:
+                yield Block(page, fence.line, fence.text, run=fence.comment != "not run")
 
 
 BLOCKS = list(blocks())
@@ -78,8 +78,9 @@ def test_what_is_run() -> None:
     assert SCRIPTS
     assert len(SERVERS) == 1
     assert len(TESTS) + len(SERVERS) + len(SCRIPTS) == len(RUN)
-    fences = sum(page.read_text(encoding="utf-8").count("```py") for page in PAGES)
-    assert fences == len(BLOCKS)
+    # Blocks that are files are the walk's, see test_tutorial.py.
+    files = sum(fence.language == "python" and fence.file is not None for page in PAGES for fence in fences(page))
+    assert sum(page.read_text(encoding="utf-8").count("```py") for page in PAGES) == len(BLOCKS) + files
 
 
 @pytest.mark.parametrize("block", SCRIPTS, ids=str)
@@ -122,19 +123,6 @@ async def test_the_first_conversation(tmp_path: Path) -> None:
         assert json.loads(await ws.get_message())["id"] == "end"
 
 
-def assert_as_printed(found: Any, printed: Any) -> None:
-    """Equal, but for printed strings that are cut short, such as ids that are new each time."""
-    if isinstance(printed, dict):
-        assert list(found) == list(printed)
-        for key, value in printed.items():
-            assert_as_printed(found[key], value)
-    elif isinstance(printed, str) and printed.endswith("…"):
-        assert isinstance(found, str)
-        assert len(found) >= len(printed)
-    else:
-        assert found == printed
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links(page: Path) -> None:
     """Each relative link leads to a file, and where it has a fragment, to a heading in it."""
@@ -144,13 +132,7 @@ def test_links(page: Path) -> None:
         path, _, fragment = target.partition("#")
         found = page.parent / path if path else page
         assert found.is_file(), target
-        assert not fragment or fragment in headings(found), target
-
-
-def headings(page: Path) -> list[str]:
-    """The fragments of a page's headings, as GitHub makes them."""
-    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+        assert not fragment or fragment in fragments(found), target
 
 
 def rows(page: str, *columns: str) -> list[list[str]]:
