@@ -187,7 +187,10 @@ class Connection:
         return self._memberships.leave(room, "left")
 
     def joined(self, room: str) -> AbstractAsyncContextManager[Joined]:
-        """``async with conn.joined(room)``: a member for the length of the block; leaves only what it joined."""
+        """``async with conn.joined(room)``: a member for the length of the block; leaves only what it joined.
+
+        Raises as :meth:`join` when it is entered, which is a checkpoint; leaving is not.
+        """
         return self._memberships.joined(room)
 
     async def send(self, obj: object, *, action: str | None = None) -> None:
@@ -205,7 +208,7 @@ class Connection:
         self.outbox.send_nowait(self._format.direct(obj, action))
 
     async def write_json(self, obj: object) -> None:
-        """:meth:`send` by the name that readers of the Go package look for."""
+        """:meth:`send` by the name that readers of the Go package look for; without an action."""
         await self.send(obj)
 
     async def read_json(self, type: type[T] | Any = Any) -> Any:
@@ -242,7 +245,7 @@ class Connection:
 
         Its handlers and tasks are cancelled at their next checkpoint, its rooms left at once. Idempotent; the
         first cause counts. Use codes of 4000-4499 to ask the client to reconnect, 4500-4999 to ask it not
-        to. ``wait_closed`` waits for the end.
+        to. ``wait_closed`` waits for the end. Raises :exc:`UsageError` for a code that no server may send.
         """
         if not (code == 1000 or 3000 <= code <= 4999 or code in _OURS):
             raise UsageError(f"{code} cannot be sent in a close frame (RFC 6455 section 7.4)")
@@ -251,7 +254,10 @@ class Connection:
             self._cancel_work("the connection is closing")
 
     async def wait_closed(self) -> Close:
-        """Wait until nothing of the connection is left: its hooks have run and its stream is closed."""
+        """Wait until nothing of the connection is left: its hooks have run and its stream is closed; how it ended.
+
+        From a task or handler of the connection it would wait for itself. Always a checkpoint.
+        """
         await trio.lowlevel.checkpoint()
         if not self._over:
             if self._gone is None:
