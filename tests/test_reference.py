@@ -1,4 +1,4 @@
-"""docs/reference.md is what docs/make_reference.py makes of the docstrings, and has every public name with a text."""
+"""What is made by scripts in docs/ is what they make: the reference, with every public name, and the tree of tasks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import ast
 import importlib
 import inspect
 import re
+from xml.etree import ElementTree
 
 import attrs
 import pytest
 
 import make_reference
+import make_task_tree
 from public_names import MODULES, Name, attributes, members, methods, module, public
 
 NAMES = [name for exporter in MODULES for name in module(exporter).exports]
@@ -20,6 +22,13 @@ CLASSES = [name for name in NAMES if isinstance(public(name).node, ast.ClassDef)
 def test_the_page_is_up_to_date() -> None:
     """The page in the repository is what the script makes now: run ``python docs/make_reference.py``."""
     assert make_reference.PAGE.read_text(encoding="utf-8") == make_reference.Reference().text()
+
+
+def test_the_picture_is_up_to_date() -> None:
+    """The picture in the repository is what its script draws, and is well-formed: ``python docs/make_task_tree.py``."""
+    picture = make_task_tree.PICTURE.read_text(encoding="utf-8")
+    assert picture == make_task_tree.text()
+    assert ElementTree.fromstring(picture).tag.endswith("svg")
 
 
 @pytest.mark.parametrize("exporter", MODULES)
