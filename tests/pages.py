@@ -63,9 +63,12 @@ def fragments(page: Path) -> set[str]:
     return names
 
 
-def code_spans(page: Path) -> list[str]:
-    """The texts in backticks, outside of fenced blocks."""
-    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", prose(page))
+def code_spans(page: Path, *, without_left_column: bool = False) -> list[str]:
+    """The texts in backticks, outside of fenced blocks; if wanted, without those in the first column of tables."""
+    text = prose(page)
+    if without_left_column:
+        text = re.sub(r"^\|(?:`[^`]*`|[^|`])*\|", "", text, flags=re.MULTILINE)
+    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
 
 
 def assert_as_printed(found: object, printed: object) -> None:
