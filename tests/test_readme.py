@@ -139,6 +139,13 @@ def test_links(page: Path) -> None:
         assert not fragment or fragment in fragments(found), target
 
 
+def test_every_page_is_listed() -> None:
+    """The README's list has each page of docs/ once, so that whoever begins there finds it."""
+    listed = (ROOT / "README.md").read_text(encoding="utf-8").partition("## More\n")[2]
+    found = re.findall(r"\]\(docs/([\w-]+\.md)\)", listed)
+    assert sorted(found) == sorted(page.name for page in PAGES if page.parent.name == "docs")
+
+
 def rows(page: str, *columns: str) -> list[list[str]]:
     """The cells of the one table in a page that has these columns."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
