@@ -233,8 +233,8 @@ class Connection:
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
         """Start a task that belongs to this connection and is cancelled when it ends.
 
-        If it raises, the error is reported and this connection closed with 1011; nobody else is affected.
-        Raises :exc:`ConnectionGone`.
+        In it ``current_connection()`` is this one, whoever starts it. If it raises, the error is reported and this
+        connection closed with 1011; nobody else is affected. Raises :exc:`ConnectionGone`.
         """
         if self._ending or self._nursery is None:
             raise ConnectionGone("the connection has ended")

@@ -201,7 +201,7 @@ class Manager(Registrar):
 
     @property
     def connections(self) -> Mapping[str, Connection]:
-        """The open connections of this node by id; a live view."""
+        """The open connections of this node by id; a live view, empty where nothing is served."""
         return MappingProxyType(self._node.connections if self._server is not None else {})
 
     def get_room(self, name: str) -> Room | None:
