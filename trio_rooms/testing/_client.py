@@ -43,8 +43,6 @@ class TestClient(trio.abc.AsyncResource):
     One task at a time may receive (`trio.BusyResourceError`); a `request` or `close` receives too.
     Any number may send. Receiving is safe to cancel: no message is lost, and a pong that is being sent is
     sent whole, unless the server does not take it within a second.
-
-    Nothing here has a timeout of its own: bound what a test waits for with ``trio.fail_after``.
     """
 
     __test__: ClassVar[bool] = False  # or pytest collects it, for its name
