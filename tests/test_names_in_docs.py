@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from pages import PAGES, code_spans
+from markdown import PAGES, code_spans
 from program import ROOT
 from public_names import MODULES, members, module, public
 from trio_rooms.cli import make_parser

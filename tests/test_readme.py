@@ -20,7 +20,7 @@ import attrs
 import pytest
 
 import trio_rooms
-from pages import PAGES, assert_as_printed, fences, fragments
+from markdown import PAGES, assert_as_printed, fences, fragments
 from program import ROOT, open_websocket, run_program
 from trio_rooms import ActionError, Config, JoinError, Limits
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from browser import open_browser, requires_browser, shows
-from pages import PAGES, Fence, fences
+from markdown import PAGES, Fence, fences
 from program import ROOT
 from walk import open_walk
 

@@ -33,7 +33,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from pages import Fence, assert_as_printed
+from markdown import Fence, assert_as_printed
 from program import PATIENCE
 
 PORT = "8080"

@@ -208,7 +208,7 @@ class Connection:
         self.outbox.send_nowait(self._format.direct(obj, action))
 
     async def write_json(self, obj: object) -> None:
-        """:meth:`send` by the name that readers of the Go package look for; without an action."""
+        """:meth:`send` by the name that readers of the Go package look for."""
         await self.send(obj)
 
     async def read_json(self, type: type[T] | Any = Any) -> Any:

@@ -56,24 +56,24 @@ class Report(msgspec.Struct, frozen=True, gc=False):
 
 
 class Publication(msgspec.Struct, eq=False, gc=False):
-    """What a broker carries. Identity matters: on its own node, the object that was submitted is delivered."""
+    """What a broker carries. Identity matters: on its own node, the object that was submitted is delivered.
+
+    ``rooms`` are its targets, empty for everybody. ``data`` is the event in JSON. ``exclude`` holds
+    connection ids; ``key`` says what a newer publication replaces where the room conflates; ``action`` is
+    for publications to everybody.
+    """
 
     rooms: tuple[str, ...]
-    """The names of its targets; empty for everybody."""
     data: bytes
-    """The event in JSON."""
     exclude: frozenset[str] = frozenset()
-    """The ids of connections that do not get it."""
     key: str | None = None
-    """What it replaces where the room conflates: an unwritten publication of the same key."""
     action: str | None = None
-    """Of a publication to everybody: the action that it is sent with."""
     overflow: Overflow = "close"
     """The policy of the room that it is being delivered to; set by ``deliver``."""
     report: Report | None = None
     """What the delivery on the publisher's node did; set by ``deliver``."""
     on_delivered: Callable[[], None] | None = None
-    """For the library: called when it was delivered on the publisher's node."""
+    """Called when it was delivered on the publisher's node."""
     _form: Format | None = None
     """The format that a frame was asked for first, which in most rooms is the only one."""
     _frame: Frame | None = None
@@ -86,7 +86,7 @@ class Publication(msgspec.Struct, eq=False, gc=False):
         return self.rooms[0] if self.rooms else None
 
     def frame(self, form: Format, /) -> Frame:
-        """For the library: its frame in a format, made at the first call."""
+        """Its frame in a format, made at the first call."""
         if self._form is form and self._frame is not None:
             return self._frame
         frame = None if self._frames is None else self._frames.get(form)
@@ -104,5 +104,5 @@ class Publication(msgspec.Struct, eq=False, gc=False):
             self._frames[form] = frame
 
     def to(self, room: str) -> Publication:
-        """For the library: this publication for one of its rooms."""
+        """This publication for one of its rooms."""
         return Publication((room,), self.data, self.exclude, self.key, self.action, self.overflow)
