@@ -40,6 +40,58 @@ def test_what_the_tutorial_has() -> None:
     assert all(fence.file for fence in found if fence.language == "python")
 
 
+def terminal(text: str, name: str | None = None) -> Fence:
+    return Fence(TUTORIAL, 1, "console", text, None, None if name is None else f"terminal: {name}")
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "$ printf 'one\\ntwo\\n'\none\ntwo\n",
+        "$ printf 'one\\ntwo\\n'\no…\n…\n",
+        "$ printf 'one\\ntwo\\nthree\\n'\n…\nthree\n",
+        '$ echo \'< {"id": 1, "data": ["abc"]}\'\n< {"id":1,"data":["a…"]}\n',
+        "$ true\n$ echo one\none\n",
+    ],
+)
+async def test_what_is_as_shown(shown: str, tmp_path: Path) -> None:
+    """A terminal that shows what is printed passes; an ellipsis stands for anything, and alone for any lines."""
+    async with open_walk(tmp_path) as walk:
+        await walk.go([terminal(shown)])
+
+
+@pytest.mark.parametrize(
+    ("shown", "problem"),
+    [
+        ("$ echo one\ntwo\n", "the page shows 'two', there was 'one'"),
+        ("$ echo one\none\ntwo\n", "the page shows 'two'; it printed"),
+        ("$ printf 'one\\ntwo\\n'\none\n", "more was printed"),
+        ("$ echo one\n…\ntwo\n", "the page shows 'two'; it printed"),
+        ('$ echo \'< {"id": 1}\'\n< {"id":2}\n', "there was"),
+        ("$ false\n", "status 1"),
+        ("$ false\n$ true\n", "status 1"),
+    ],
+)
+async def test_what_is_not_as_shown(shown: str, problem: str, tmp_path: Path) -> None:
+    """A terminal that shows something else fails, and so does a command that does."""
+    with pytest.RaisesGroup(pytest.RaisesExc(AssertionError, match=problem), flatten_subgroups=True):
+        async with open_walk(tmp_path) as walk:
+            await walk.go([terminal(shown)])
+
+
+async def test_a_terminal_with_a_name(tmp_path: Path) -> None:
+    """Its command goes on while others run, is typed to, is interrupted, and need not be known to have ended."""
+    async with open_walk(tmp_path) as walk:
+        walk.write("echo.py", "while True:\n    print('<', input())\n")
+        await walk.go(
+            [
+                terminal('$ python echo.py\n> {"a": 1}\n< {"a": 1}\n', "echo"),
+                terminal("$ echo meanwhile\nmeanwhile\n"),
+                terminal('> {"a": 2}\n< {"a": 2}\n', "echo"),
+            ]
+        )
+
+
 @pytest.mark.browser
 @pytest.mark.sockets
 @pytest.mark.time_limit(120)
@@ -50,7 +102,7 @@ async def test_the_page_of_the_tutorial(tmp_path: Path) -> None:
         for step in steps(TUTORIAL):
             if step.file is not None:  # the last text of each file stands
                 walk.write(step.file, step.text)
-        await walk.go([Fence(TUTORIAL, 0, "console", START, None, "terminal: server")])
+        await walk.go([terminal(START, "server")])
         url = f"http://127.0.0.1:{walk.port}/"
         ada, bob = await browser.new_page(url), await browser.new_page(url)
         for page, name, shown in ((ada, "ada", "here: ada"), (bob, "bob", "here: ada, bob")):

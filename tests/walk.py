@@ -112,7 +112,7 @@ class Terminal:
 
     async def line(self) -> str | None:
         """The next line that is not empty, without the client's prompts; None at the end."""
-        while True:
+        while True:  # noqa: ASYNC913 - what has been printed already is not waited for
             line, newline, _ = self.shown[self._seen :].partition("\n")
             if newline:
                 self._seen += len(line) + 1
