@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from browser import open_browser, requires_browser, shows
+from browser import open_browser, requires_browser
 from markdown import PAGES, Fence, fences
 from program import ROOT
 from walk import open_walk
@@ -108,11 +108,11 @@ async def test_the_page_of_the_tutorial(tmp_path: Path) -> None:
         for page, name, shown in ((ada, "ada", "here: ada"), (bob, "bob", "here: ada, bob")):
             await page.type("#name", name)
             await page.press("Enter")
-            await shows(page, "#events li", shown)
+            await page.shows("#events li", shown)
         await bob.type("#text", "<b>hello</b>")
         await bob.press("Enter")
         for page in (ada, bob):
-            await shows(page, "#events li", "bob: <b>hello</b>")
+            await page.shows("#events li", "bob: <b>hello</b>")
         await bob.close()
-        await shows(ada, "#events li", "bob has gone")
+        await ada.shows("#events li", "bob has gone")
         assert ada.errors == []
