@@ -34,8 +34,8 @@ from .brokers.memory import MemoryBroker
 class Manager(Registrar):
     """Handlers, hooks, middleware, room options and configuration, ready to be served.
 
-    Make it anywhere, also outside ``trio.run``. It is frozen while it is served, can be served again
-    afterwards, and nothing of one run is left for the next.
+    Make it anywhere, also outside ``trio.run``. It is frozen while it is served: then everything that registers
+    raises :exc:`AlreadyServing`. It can be served again afterwards, and nothing of one run is left for the next.
 
     Args:
       config: Settings and limits.
@@ -185,7 +185,8 @@ class Manager(Registrar):
     async def shutdown(self) -> None:
         """Shut down and wait until serve has ended.
 
-        In a task of a connection or room it only begins: the end would wait for that task. Always a checkpoint.
+        In a task of a connection or room it only begins: the end would wait for that task. Cancelling it does not
+        call the shutdown off. Always a checkpoint.
         """
         server = self._server
         self.begin_shutdown()
@@ -200,23 +201,23 @@ class Manager(Registrar):
 
     @property
     def connections(self) -> Mapping[str, Connection]:
-        """The open connections of this node by id; a live view."""
+        """The open connections of this node by id; a live view, empty where nothing is served."""
         return MappingProxyType(self._node.connections if self._server is not None else {})
 
     def get_room(self, name: str) -> Room | None:
-        """The room of that name, if it exists on this node."""
+        """The room of that name, if it exists on this node; None also where nothing is served."""
         return self._node.rooms.get(name) if self._server is not None else None
 
     def rooms(self) -> list[Room]:
-        """The rooms that exist on this node."""
+        """The rooms that exist on this node; a copy."""
         return list(self._node.rooms.values()) if self._server is not None else []
 
     async def join_room(self, conn: Connection, room: str) -> Joined:
-        """As ``conn.join(room)``."""
+        """As :meth:`Connection.join`."""
         return await conn.join(room)
 
     def leave_room(self, conn: Connection, room: str) -> bool:
-        """As ``conn.leave(room)``."""
+        """As :meth:`Connection.leave`."""
         return conn.leave(room)
 
     def broadcast_to_room(
@@ -234,7 +235,8 @@ class Manager(Registrar):
     ) -> Report:
         """Publish to the members of any of several rooms, one copy for each connection.
 
-        A member of several of them gets it as an event of the first that it is in, under that room's policy.
+        A member of several of them gets it as an event of the first that it is in, under that room's policy. Raises as
+        :meth:`broadcast_to_room`.
         """
         if isinstance(rooms, str):
             raise UsageError("broadcast_to_rooms takes several names, not one")
@@ -244,13 +246,17 @@ class Manager(Registrar):
     def broadcast_to_all(
         self, event: object, *, action: str | None = None, exclude: Iterable[Connection | str] = ()
     ) -> Report:
-        """Publish to every connection. One whose outbox is full is closed with 4008."""
+        """Publish to every connection. One whose outbox is full is closed with 4008.
+
+        With an ``action`` clients get ``{"action", "data"}``. Raises as :meth:`broadcast_to_room`.
+        """
         return self._publish((), event, exclude=exclude, action=action)
 
     def send_to_connection(self, conn: Connection | str, message: object, *, action: str | None = None) -> None:
         """Send to one connection of this node without waiting.
 
-        Raises :exc:`ConnectionGone`, :exc:`OutboxFull`, :exc:`EncodingError`, :exc:`MessageTooLarge`.
+        Raises :exc:`ConnectionGone`, :exc:`OutboxFull`, :exc:`EncodingError`, :exc:`MessageTooLarge`, and for an id
+        :exc:`NotServing`.
         """
         if isinstance(conn, str):
             found = self._node.connections.get(conn)
@@ -260,7 +266,11 @@ class Manager(Registrar):
         conn.send_nowait(message, action=action)
 
     def send_to_user(self, user: str, message: object, *, action: str | None = None) -> Report:
-        """Send to every connection of a user on this node; outboxes without room are counted as ``dropped``."""
+        """Send to every connection of a user on this node, without waiting.
+
+        Outboxes without room are counted as ``dropped``. Raises :exc:`EncodingError`, :exc:`MessageTooLarge`,
+        :exc:`NotServing`.
+        """
         enqueued = dropped = 0
         for conn in tuple(self._node.users.get(user, ())):
             try:

@@ -73,15 +73,18 @@ class Server:
         return self._node.draining
 
     def begin_shutdown(self, *, returning: bool = True) -> None:
-        """As ``manager.begin_shutdown``."""
+        """As :meth:`Manager.begin_shutdown`."""
         self._drain.begin(returning=returning)
 
     async def wait_closed(self) -> None:
-        """Wait until this serve is over; from a task of a connection or room it would wait for itself."""
+        """Wait until this serve is over; from a task of a connection or room it would wait for itself.
+
+        It does not begin the end; a cancel changes nothing. Always a checkpoint.
+        """
         await self._over.wait()
 
     def statistics(self) -> Statistics:
-        """A snapshot; after the end the final numbers."""
+        """A snapshot; after the end the final numbers. It looks at each connection, so do not ask for every message."""
         node = self._node
         counters = node.counters
         outboxes = [conn.outbox for conn in node.connections.values()]

@@ -55,7 +55,7 @@ class HandshakeRequest:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """The cookies by name; see :func:`parse_cookies`."""
+        """The cookies by name; values as sent, without surrounding quotes. Of one name the first counts."""
         return parse_cookies(self.headers)
 
     @property
