@@ -31,7 +31,7 @@ from trio_rooms import (
     UsageError,
     serve_rooms,
 )
-from trio_rooms._arrivals import remote_address
+from trio_rooms._wire.peer import remote_address
 from trio_rooms.testing import FaultyStream, HandshakeRefused, TestClient, handshake_bytes, open_client, serve_in_memory
 
 needs_dev_fd = pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="nothing lists the open descriptors")

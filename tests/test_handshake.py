@@ -335,7 +335,7 @@ async def test_default_limits(autojump_clock: trio.testing.MockClock, data: byte
         (Limits(max_headers=4), 431, "headers"),
         (Limits(max_header_line=20), 431, "headers"),
         (Limits(max_target_bytes=2), 414, "target"),
-        (Limits(max_subprotocols=1), 400, "bad_request"),
+        (Limits(max_subprotocols=1), 400, "subprotocols"),
     ],
 )
 async def test_limits_are_passed_on(
@@ -714,7 +714,7 @@ async def test_plain_text_to_tls(autojump_clock: trio.testing.MockClock) -> None
     with trio.fail_after(30):
         assert await server.shake_hands(ours) is None
     assert trio.current_time() == start
-    assert server.rejected == ["hangup"]
+    assert server.rejected == ["tls_failed"]
     await assert_closed(inner)
 
 
