@@ -320,7 +320,7 @@ async def test_refusals(autojump_clock: trio.testing.MockClock, data: bytes, sta
         (head(X="x" * 17 * 1024), 431, "headers"),
         (head(headers={**UPGRADE, **{f"X{i}": "x" for i in range(60)}}), 431, "headers"),
         (head(target="/" + "x" * 3 * 1024), 414, "target"),
-        (head(Sec_WebSocket_Protocol=",".join(f"p{i}" for i in range(33))), 400, "bad_request"),
+        (head(Sec_WebSocket_Protocol=",".join(f"p{i}" for i in range(33))), 400, "subprotocols"),
     ],
 )
 async def test_default_limits(autojump_clock: trio.testing.MockClock, data: bytes, status: int, reason: str) -> None:
