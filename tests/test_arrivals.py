@@ -18,7 +18,7 @@ import trio.testing
 import trio_websocket
 from trio.testing import MockClock
 
-from listeners import MemoryListener, open_descriptors
+from listeners import MemoryListener, needs_dev_fd, open_descriptors
 from trio_rooms import (
     Config,
     Connection,
@@ -33,9 +33,6 @@ from trio_rooms import (
 )
 from trio_rooms._wire.peer import remote_address
 from trio_rooms.testing import FaultyStream, HandshakeRefused, TestClient, handshake_bytes, open_client, serve_in_memory
-
-needs_dev_fd = pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="nothing lists the open descriptors")
-
 
 def make_manager(config: Config | None = None) -> Manager:
     manager = Manager(config=config)
