@@ -34,6 +34,7 @@ from trio_rooms import (
 from trio_rooms._wire.peer import remote_address
 from trio_rooms.testing import FaultyStream, HandshakeRefused, TestClient, handshake_bytes, open_client, serve_in_memory
 
+
 def make_manager(config: Config | None = None) -> Manager:
     manager = Manager(config=config)
     manager.handle_message("echo", lambda conn, message: message.data)

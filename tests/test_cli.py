@@ -244,7 +244,8 @@ class Running:
 
     async def url(self) -> str:
         """The one it prints once it listens."""
-        while (match := re.search(rb"(?:https?|wss?)(?:\+unix)?://\S+(?=\s)", self.stdout)) is None or b"stop" not in self.stdout:
+        url = rb"(?:https?|wss?)(?:\+unix)?://\S+(?=\s)"
+        while (match := re.search(url, self.stdout)) is None or b"stop" not in self.stdout:
             if self._ended:
                 raise AssertionError(f"it ended without having served: {self.stderr.decode()}")
             await self._written.park()

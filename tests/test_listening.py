@@ -414,19 +414,21 @@ async def test_the_file_goes_when_the_drain_begins(path: Path) -> None:
         return "done"
 
     finish = trio.Event()
-    async with serve_rooms(manager, unix_path=path) as old:
-        async with await TestClient.connect(await trio.open_unix_socket(path)) as client:
-            await client.send_action("work", id=1)
-            await entered.wait()
-            old.begin_shutdown()
-            await trio.testing.wait_all_tasks_blocked()
-            assert not path.exists()
-            async with served(unix_path=path):
-                finish.set()
-                assert await client.receive_json() == {"id": 1, "data": "done"}
-                await client.expect_close(1012)
-                await old.wait_closed()
-                assert await echoes(await trio.open_unix_socket(path))
+    async with (
+        serve_rooms(manager, unix_path=path) as old,
+        await TestClient.connect(await trio.open_unix_socket(path)) as client,
+    ):
+        await client.send_action("work", id=1)
+        await entered.wait()
+        old.begin_shutdown()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not path.exists()
+        async with served(unix_path=path):
+            finish.set()
+            assert await client.receive_json() == {"id": 1, "data": "done"}
+            await client.expect_close(1012)
+            await old.wait_closed()
+            assert await echoes(await trio.open_unix_socket(path))
 
 
 @needs_unix

@@ -145,7 +145,7 @@ HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 async def test_too_slow(
     sent: bytes, transport: TransportName, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """H3: a peer whose handshake of TLS is not over in ``handshake_timeout`` is gone by then, counted, and not logged."""
+    """H3: a peer whose handshake of TLS is not over in ``handshake_timeout`` is gone then, counted, and not logged."""
     async with secure(make_manager(Config(handshake_timeout=3)), transport=transport) as place:
         stream = place.dial()
         if sent:
@@ -297,13 +297,15 @@ async def raw(server: Server) -> trio.SocketStream:
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_trio_websocket_as_client(transport: TransportName) -> None:
     """trio-websocket connects to ``server.url``, and its close frame is answered."""
-    async with over_sockets(make_manager(), transport=transport) as server:
-        async with trio_websocket.open_websocket_url(server.url, ssl_context=certificates().client) as ws:
-            await ws.send_message('{"action": "echo", "data": "hi", "id": 1}')
-            assert json.loads(await ws.get_message()) == {"id": 1, "data": "hi"}
-            await ws.aclose(4002)
-            assert ws.closed is not None
-            assert ws.closed.code == 4002
+    async with (
+        over_sockets(make_manager(), transport=transport) as server,
+        trio_websocket.open_websocket_url(server.url, ssl_context=certificates().client) as ws,
+    ):
+        await ws.send_message('{"action": "echo", "data": "hi", "id": 1}')
+        assert json.loads(await ws.get_message()) == {"id": 1, "data": "hi"}
+        await ws.aclose(4002)
+        assert ws.closed is not None
+        assert ws.closed.code == 4002
 
 
 @pytest.mark.sockets

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import trio
@@ -108,6 +109,7 @@ class Server:
             draining=node.draining,
             accepted=counters.accepted,
             handshakes_rejected=frozen(counters.rejected),
+            limited=frozen(counters.limited + Counter(inbox_messages=node.inbox_bound.reached)),
             accept_errors=counters.accept_errors,
             messages_received=counters.messages_received,
             errors_told=frozen(counters.errors_told),

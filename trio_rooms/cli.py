@@ -84,9 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", parents=[listening], help="serve a manager of yours")
     serve.add_argument("spec", metavar="MODULE:NAME", help="a Manager, or a function without arguments that makes one")
-    serve.add_argument(
-        "--unix-path", metavar="FILE", help="listen on a Unix socket there instead of a host and a port"
-    )
+    serve.add_argument("--unix-path", metavar="FILE", help="listen on a Unix socket there instead of a host and a port")
     serve.add_argument("--path", type=url_path, default="/ws", help="where to accept upgrades (default: %(default)s)")
     serve.add_argument(
         "--allow-origin",

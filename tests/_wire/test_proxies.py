@@ -118,7 +118,7 @@ def test_peers_that_are_proxies(peer: str) -> None:
 
 
 def test_unix() -> None:
-    """A2: who connects to a Unix socket is trusted where "unix" says so; who has no address for another reason is not."""
+    """A2: who connects to a Unix socket is trusted where "unix" says so; who has no address otherwise is not."""
     assert seen("6.6.6.6", peer=None, unix=True, trusted=("unix",)) == ("6.6.6.6", None)
     assert seen("6.6.6.6", peer=None, unix=True, trusted=("10.0.0.0/8",)) == (None, None)
     assert seen("6.6.6.6", peer=None, unix=False, trusted=("unix",)) == (None, None)
@@ -143,11 +143,12 @@ def test_whatever_stands_to_the_left(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [("10.0.0.1/8",), ("proxy.example.com",), ("*",), ("",), "10.0.0.0/8", ("Unix",), (None,), ("10.0.0.0/33",)]
+    "wrong",
+    [("10.0.0.1/8",), ("proxy.example.com",), ("*",), ("",), "10.0.0.0/8", ("Unix",), (None,), ("10.0.0.0/33",)],
 )
 def test_wrong_settings(wrong: object) -> None:
     """A proxy that is no address, network or "unix" is refused when the Config is made."""
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):
         Config(trusted_proxies=wrong)  # type: ignore[arg-type]
 
 
