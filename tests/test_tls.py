@@ -19,7 +19,7 @@ from trio.testing import MockClock
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect as connect_websockets
 
-from certificates import certificates
+from certificates import authority, certificates
 from listeners import MemoryListener
 from trio_rooms import Config, Connection, Limits, Manager, Server, UsageError, serve_rooms
 from trio_rooms.testing import HandshakeRefused, TestClient, handshake_bytes, serve_in_memory
@@ -362,6 +362,25 @@ async def test_a_page() -> None:
         answer = b"".join([bytes(chunk) async for chunk in strict])
         assert answer.endswith(b"\r\n\r\nfine")
         await strict.aclose()
+
+
+@pytest.mark.sockets
+async def test_a_new_certificate() -> None:
+    """A certificate that is loaded into the context while it serves is what the next client is shown."""
+
+    async def serial(server: Server) -> object:
+        stream = certificates().wrap(await raw(server))
+        await stream.do_handshake()
+        shown = stream.getpeercert()["serialNumber"]
+        await stream.aclose()
+        return shown
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority().issue_cert("localhost").configure_cert(context)
+    async with serve_rooms(make_manager(), ssl_context=context) as server:
+        before = await serial(server)
+        authority().issue_cert("localhost").configure_cert(context)
+        assert await serial(server) != before
 
 
 @pytest.mark.sockets

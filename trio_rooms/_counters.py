@@ -23,6 +23,7 @@ Limited = Literal[
     "max_rooms_per_connection",
     "message_timeout",
     "session_messages",
+    "write_timeout",
 ]
 
 

@@ -132,7 +132,8 @@ class Manager(Registrar):
     async def handle_connection(self, connection: trio.abc.Stream | WebSocketRequest) -> None:
         """Serve a connection that the caller accepted; returns when it is over. Cancelling it closes it with 1001.
 
-        A stream is ours from the first byte: the handshake is read from it, and it is closed at the end. Given a
+        A stream is ours from the first byte: the handshake is read from it, with that of TLS before it where it is a
+        ``trio.SSLStream``, and it is closed at the end. Given a
         request of the caller's own trio-websocket server, the limits of handshake and frames are those of that
         server; origin, ``authenticate`` and everything after the upgrade are ours.
 
