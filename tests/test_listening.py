@@ -453,6 +453,15 @@ async def test_no_folder(path: Path) -> None:
         open_unix_listener(path / "deeper" / "app.sock")
 
 
+@needs_unix
+@pytest.mark.usefixtures("no_leak")
+async def test_a_path_that_is_too_long(path: Path) -> None:
+    """A path of a socket cannot be long; the error says so, and names it."""
+    with pytest.raises(OSError, match=r"too long.*xxx") as caught:
+        open_unix_listener(path.with_name("x" * 200))
+    assert caught.value.errno == errno.ENAMETOOLONG
+
+
 async def test_a_unix_path_beside_listeners() -> None:
     """``unix_path`` takes the place of host and port, not that of listeners."""
     with pytest.RaisesGroup(pytest.RaisesExc(UsageError, match="no unix_path"), flatten_subgroups=True):

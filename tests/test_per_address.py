@@ -288,6 +288,15 @@ async def test_the_map_is_no_larger_than_who_is_here(autojump_clock: MockClock) 
             await client.aclose()
 
 
+async def test_addresses_that_are_numbers(autojump_clock: MockClock) -> None:
+    """A socket of a family whose addresses are no texts, as of virtual machines, has no address here."""
+    async with street(make_manager(config(1, "10.0.0.0/8"))) as place:
+        clients = [await place.connect(3) for _ in range(2)]  # type: ignore[arg-type]
+        assert await clients[0].request("remote") is None
+        for client in clients:
+            await client.aclose()
+
+
 # Behind proxies
 
 

@@ -81,7 +81,8 @@ def _bind(listening: socket.socket, path: str) -> None:
         listening.bind(path)
     except OSError as exc:
         if exc.errno != errno.EADDRINUSE or not _removed_stale(path):
-            raise OSError(exc.errno, exc.strerror, path) from exc  # bind does not say of which path it speaks
+            # bind does not say of which path it speaks, and of one that is too long it has no number to give.
+            raise OSError(exc.errno or errno.ENAMETOOLONG, exc.strerror or str(exc), path) from exc
         listening.bind(path)
 
 

@@ -40,4 +40,5 @@ def _below_tls(stream: trio.abc.Stream) -> Any:
 
 
 def _host_and_port(name: object) -> tuple[str, int] | None:
-    return (name[0], name[1]) if isinstance(name, tuple) and len(name) >= 2 else None
+    # There are families whose addresses are numbers, such as that of virtual machines.
+    return (name[0], name[1]) if isinstance(name, tuple) and len(name) >= 2 and isinstance(name[0], str) else None
