@@ -17,7 +17,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from hall import settle
-from pages import metrics_of
+from limit_tables import metrics_of
 from trio_rooms import Close, Config, Connection, HandshakeRequest, Identity, Limits, Manager
 from trio_rooms._wire.plain import PlainStream
 from trio_rooms.testing import (

@@ -19,7 +19,7 @@ import attrs
 import pytest
 
 import trio_rooms
-from pages import metrics_of, table_of
+from limit_tables import metrics_of, table_of
 from program import ROOT, open_websocket, run_program
 from trio_rooms import ActionError, Config, JoinError, Limits, Statistics
 from trio_rooms._counters import Limited
