@@ -44,6 +44,10 @@ CALLED = {
 #: Words that no code has, and why a page has them.
 NOT_OURS = {
     "handle_out": "Phoenix has it, and we have not",
+    "http_host": "nginx's",
+    "proxy_add_x_forwarded_for": "nginx's",
+    "proxy_read_timeout": "nginx's",
+    "proxy_set_header": "nginx's",
     "on_outage": "docs/design.md says why it is not there",
 }
 

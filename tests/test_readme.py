@@ -14,15 +14,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
 
 import trio_rooms
+from limit_tables import metrics_of, table_of
 from markdown import PAGES, assert_as_printed, fences, fragments
 from program import ROOT, open_websocket, run_program
-from trio_rooms import ActionError, Config, JoinError, Limits
+from trio_rooms import ActionError, Config, JoinError, Limits, Statistics
+from trio_rooms._counters import Limited
+from trio_rooms._wire.head import Reason
 
 REFERENCE = ROOT / "docs" / "reference.md"
 
@@ -146,21 +149,10 @@ def test_every_page_is_listed() -> None:
     assert sorted(found) == sorted(page.name for page in PAGES if page.parent.name == "docs")
 
 
-def rows(page: str, *columns: str) -> list[list[str]]:
-    """The cells of the one table in a page that has these columns."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    head = re.escape(f"| {' | '.join(columns)} |\n")
-    (table,) = re.findall(rf"^{head}\|[-|]+\|\n((?:\|.*\|\n)+)", text, re.MULTILINE)
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in table.splitlines()]
-
-
-@pytest.mark.parametrize(
-    ("cls", "columns"),
-    [(Limits, ("limit", "default", "unit", "reaction")), (Config, ("setting", "default", "unit", "meaning"))],
-)
-def test_tables_of_defaults(cls: type[attrs.AttrsInstance], columns: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("cls", [Limits, Config])
+def test_tables_of_defaults(cls: type[attrs.AttrsInstance]) -> None:
     """docs/security.md has each field of Limits and Config once, in order, with its default."""
-    documented = [(name.strip("`"), default) for name, default, *_ in rows("security.md", *columns)]
+    documented = [(name.strip("`"), default) for name, default, *_ in table_of(cls)]
     assert documented == [(field.name, printed_default(field)) for field in attrs.fields(cls)]
 
 
@@ -171,6 +163,33 @@ def printed_default(field: attrs.Attribute[Any]) -> str:
     if field.name == "limits":
         return ""
     return "none" if field.default is None else str(field.default)
+
+
+def library_codes() -> set[str]:
+    """The codes of the library's errors."""
+    # JoinError is raised by way of its subclasses only.
+    fixed: list[Callable[[], ActionError]] = [
+        value
+        for value in vars(trio_rooms).values()
+        if isinstance(value, type) and issubclass(value, ActionError) and value not in (ActionError, JoinError)
+    ]
+    return {make().code for make in fixed}
+
+
+def test_metrics() -> None:
+    """Each limit has a metric, which is a field of Statistics, with a label of its fixed set where it has labels."""
+    labels = {
+        "handshakes_rejected": set(get_args(Reason)),
+        "errors_told": library_codes(),
+        "limited": set(get_args(Limited)),
+        "closes": {"server:4008"},
+        **{field.name: {None} for field in attrs.fields(Statistics) if field.type == "int"},
+    }
+    documented = [metric for cls in (Limits, Config) for metrics in metrics_of(cls).values() for metric in metrics]
+    for metric in documented:
+        assert metric.label in labels[metric.field], metric
+    assert all(metrics_of(Limits).values())
+    assert {metric.label for metric in documented if metric.field == "limited"} == labels["limited"]
 
 
 def test_numbers_in_the_readme() -> None:
@@ -185,12 +204,5 @@ def test_numbers_in_the_readme() -> None:
 def test_error_codes() -> None:
     """docs/protocol.md lists each code of the library's errors."""
     text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
-    # JoinError is raised by way of its subclasses only.
-    fixed: list[Callable[[], ActionError]] = [
-        value
-        for value in vars(trio_rooms).values()
-        if isinstance(value, type) and issubclass(value, ActionError) and value not in (ActionError, JoinError)
-    ]
-    codes = {make().code for make in fixed}
     section = text.partition("## Error codes\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`([A-Z_0-9]+)`", section)) == codes
+    assert set(re.findall(r"`([A-Z_0-9]+)`", section)) == library_codes()

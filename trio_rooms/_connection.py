@@ -133,7 +133,10 @@ class Connection:
 
     @property
     def remote(self) -> str | None:
-        """The address of the peer; None where the stream has none (memory streams, Unix sockets)."""
+        """The address of the client; None where there is none (memory streams, Unix sockets).
+
+        That of the socket's peer, or what that tells of its client if it is one of ``config.trusted_proxies``.
+        """
         return self._request.remote
 
     @property
