@@ -1,318 +1,312 @@
-"""L1: every limit at its least bites on the wire, with its code and its count; what clients make up grows nothing.
+"""Every limit bites when it is reached, and the metric that docs/security.md names for it counts that.
 
-A new limit needs a scenario here: a function of its name, under ``@least``, in which it is as low as can be.
+Each limit is set low for a scenario that exceeds it. First a conversation that stays below it: nothing is counted.
 """
 
 from __future__ import annotations
 
-import gc
-import json
-import sys
+import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import attrs
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+import trio.testing
+from trio.testing import MockClock
 
-from hall import Guest, Hall, hall
-from messages import hang, receive_all, send_together
-from probes import fragmented
-from trio_rooms import Config, Connection, Limits, Manager
-from trio_rooms.testing import HandshakeRefused, Opcode, client_frame, handshake_bytes
-
-Scenario = Callable[[Hall], Awaitable[None]]
-
-#: Where it is not 1: as low as makes a difference, and for the head what the request's first line takes.
-LEAST: dict[str, float] = {"message_timeout": 1e-3, "handler_timeout": 1e-3, "max_header_bytes": 40}
-
-SCENARIOS: dict[str, Scenario] = {}
-
-
-def least(scenario: Scenario) -> Scenario:
-    """Register what is to be seen when the limit of this name is as low as can be."""
-    SCENARIOS[scenario.__name__] = scenario
-    return scenario
+from hall import settle
+from limit_tables import metrics_of
+from trio_rooms import Close, Config, Connection, HandshakeRequest, Identity, Limits, Manager
+from trio_rooms._wire.plain import PlainStream
+from trio_rooms.testing import (
+    FaultyStream,
+    HandshakeRefused,
+    MemoryServer,
+    Opcode,
+    ReplyError,
+    TestClient,
+    client_frame,
+    serve_in_memory,
+)
 
 
-async def admit(conn: Connection, room: str, data: object) -> bool:
-    return True
+@attrs.define(eq=False)
+class Place:
+    """A server with a limit that is low, and a client that is there already."""
+
+    memory: MemoryServer
+    client: TestClient
+
+    async def refused(self, status: int, **options: Any) -> None:
+        """Another client is refused the upgrade."""
+        with pytest.raises(HandshakeRefused) as caught:
+            await self.memory.connect(**options)
+        assert caught.value.status == status
+
+    async def told(self, code: str, action: str, data: object = None, **options: Any) -> None:
+        """A request is answered with an error."""
+        with pytest.raises(ReplyError) as caught:
+            await self.client.request(action, data, **options)
+        assert caught.value.code == code
+
+    async def closes(self, code: int, *frames: bytes) -> None:
+        """The server closes when these frames have come."""
+        await self.client.send_raw(b"".join(frames))
+        await self.client.expect_close(code, skip_messages=True)
+        await self.client.aclose()
+
+    async def one_by_one(self, *actions: str) -> None:
+        """Send messages, each in a read of its own."""
+        for action in actions:
+            await self.client.send_action(action)
+            await settle()
+
+    async def stalled(self) -> TestClient:
+        """A client that is joined to all rooms, and to whom nothing gets through any more."""
+        streams: list[FaultyStream] = []
+
+        def wrap(stream: trio.abc.Stream) -> FaultyStream:
+            streams.append(FaultyStream(stream))
+            return streams[0]
+
+        client = await self.memory.connect(wrap=wrap)
+        for room in ("close", "drop_newest", "drop_oldest"):
+            await client.request("join", room)
+        streams[0].stall_sending()
+        return client
 
 
-def make_manager(limits: Limits) -> Manager:
-    """A program for all of the scenarios; no pings come between."""
-    manager = Manager(config=Config(limits=limits, ping_interval=10_000, read_buffer_size=64))
-    manager.room("*", authorize=admit)
+def make_manager(config: Config) -> Manager:
+    manager = Manager(config=config)
+    manager.room("drop_newest", overflow="drop_newest")
+    manager.room("drop_oldest", overflow="drop_oldest")
     manager.handle_message("echo", lambda conn, message: message.data)
-    manager.handle_message("hang", hang)
-    manager.handle_message("beside", hang, concurrent=True)
+
+    @manager.authenticate
+    async def authenticate(request: HandshakeRequest) -> Identity:
+        if "slow" in request.query:
+            await trio.sleep_forever()
+        return Identity()
+
+    @manager.session
+    async def session(conn: Connection) -> None:
+        await trio.sleep_forever()
+
+    @manager.on("join")
+    async def join(conn: Connection, data: str) -> None:
+        await conn.join(data)
+
+    @manager.on("wait")
+    async def wait(conn: Connection) -> None:
+        await trio.sleep_forever()
+
+    @manager.on("beside", concurrent=True)
+    async def beside(conn: Connection) -> None:
+        await trio.sleep_forever()
+
+    @manager.on_disconnect
+    async def disconnected(conn: Connection, close: Close) -> None:
+        if close.code == 4999:
+            await trio.sleep_forever()
+
     return manager
 
 
-async def error_of(guest: Guest, **message: Any) -> str:
-    """The code that this message is answered with."""
-    await guest.client.send_json(message)
-    reply = await guest.client.receive_json()
-    assert "error" in reply
-    return str(reply["error"]["code"])
+async def overflow(place: Place) -> None:
+    for room in ("close", "drop_newest", "drop_oldest"):
+        client = await place.stalled()
+        for _ in range(8):
+            place.memory.manager.broadcast_to_room(room, "x" * 50)
+            await settle()
+        await client.aclose()
 
 
-async def refuses(place: Hall, status: int, code: str, reason: str, **options: Any) -> None:
-    """A client is refused with this status and code, and counted once for this reason."""
-    with pytest.raises(HandshakeRefused) as refused:
-        await place.memory.connect(**options)
-    assert (refused.value.status, refused.value.code) == (status, code)
-    assert place.server.statistics().handshakes_rejected == {reason: 1}
+async def per_address(place: Place) -> None:
+    async with trio.open_nursery() as nursery:
+        clients = []
+        for _ in range(2):
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            nursery.start_soon(place.memory.manager.handle_connection, PlainStream(ours, ("203.0.113.1", 1)))
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+            clients.append(stream)
+            with suppress(HandshakeRefused):
+                await TestClient.connect(stream)
+        for stream in clients:
+            await stream.aclose()
 
 
-# At the door
+async def pending(place: Place) -> None:
+    streams = [place.memory.open_stream() for _ in range(2)]
+    await settle()
+    for stream in streams:
+        await stream.aclose()
 
 
-@least
-async def max_connections(place: Hall) -> None:
-    await place.enter()
-    await refuses(place, 503, "FULL", "full")
+async def fragment_and_wait(place: Place) -> None:
+    await place.closes(1008, client_frame(Opcode.TEXT, b"x", fin=False))
 
 
-@least
-async def max_pending_handshakes(place: Hall) -> None:
-    streams = []
-    for _ in range(2):
-        streams.append(place.memory.open_stream())
-        await streams[-1].send_all(b"GET /ws")
-        await wait_all_tasks_blocked()
-    statistics = place.server.statistics()
-    assert (statistics.pending_handshakes, statistics.handshakes_rejected) == (1, {"pushed_out": 1})
-    assert await streams[0].receive_some() == b""
-    await streams[1].send_all(handshake_bytes()[7:])
-    assert (await streams[1].receive_some()).startswith(b"HTTP/1.1 101 ")
-    await streams[1].aclose()
+async def two_rooms(place: Place) -> None:
+    assert await place.client.request("join", "a") is None
+    await place.told("TOO_MANY_ROOMS", "join", "b")
 
 
-@least
-async def max_header_bytes(place: Hall) -> None:
-    await refuses(place, 431, "HEADERS_TOO_LARGE", "headers")
+async def too_many_handlers(place: Place) -> None:
+    await place.client.send_action("beside")
+    await place.told("BUSY", "beside")
 
 
-@least
-async def max_headers(place: Hall) -> None:
-    await refuses(place, 431, "HEADERS_TOO_LARGE", "headers")
-
-
-@least
-async def max_header_line(place: Hall) -> None:
-    await refuses(place, 431, "HEADERS_TOO_LARGE", "headers")
-
-
-@least
-async def max_target_bytes(place: Hall) -> None:
-    await refuses(place, 414, "TARGET_TOO_LONG", "target")
-
-
-@least
-async def max_subprotocols(place: Hall) -> None:
-    await place.memory.connect(subprotocol="trio-rooms.v1.json")
-    await refuses(place, 400, "BAD_REQUEST", "bad_request", subprotocol=["trio-rooms.v1.json", "another"])
-
-
-# Frames
-
-
-async def closes(place: Hall, data: bytes, code: int) -> None:
-    """These bytes end a connection with this code."""
-    guest = await place.enter()
-    await guest.client.send_raw(data)
-    await guest.client.expect_close(code, skip_messages=True)
-    await guest.conn.wait_closed()
-    assert place.server.statistics().closes == {f"server:{code}": 1}
-
-
-@least
-async def max_message_bytes(place: Hall) -> None:
-    await closes(place, client_frame(Opcode.TEXT, b"1") + client_frame(Opcode.TEXT, b"22"), 1009)
-    assert place.server.statistics().errors_told == {"BAD_MESSAGE": 1}  # one byte of it was taken
-
-
-@least
-async def max_fragments(place: Hall) -> None:
-    await closes(place, fragmented(b'{"action":', b'"echo"}'), 1009)
-
-
-@least
-async def message_timeout(place: Hall) -> None:
-    await closes(place, client_frame(Opcode.TEXT, b"x", fin=False), 1008)
-
-
-# Messages
-
-
-@least
-async def inbox_messages(place: Hall) -> None:
-    guest = await place.enter()
-    await send_together(guest.client, *({"action": "hang", "data": "x" * 64} for _ in range(100)))
-    await wait_all_tasks_blocked()
-    assert place.server.statistics().messages_received <= 4  # in work, in the inbox, and what one read brings
-
-
-@least
-async def max_handlers(place: Hall) -> None:
-    guest = await place.enter()
-    await guest.client.send_json({"action": "beside"})
-    assert await error_of(guest, action="beside", id=2) == "BUSY"
-    assert place.server.statistics().errors_told == {"BUSY": 1}
-
-
-@least
-async def handler_timeout(place: Hall) -> None:
-    assert await error_of(await place.enter(), action="hang", id=1) == "DEADLINE_EXCEEDED"
-    assert place.server.statistics().errors_told == {"DEADLINE_EXCEEDED": 1}
-
-
-@least
-async def max_depth(place: Hall) -> None:
-    guest = await place.enter()
-    assert await guest.client.request("echo", []) == []
-    assert await error_of(guest, action="echo", data=[[]], id=2) == "BAD_MESSAGE"
-    assert place.server.statistics().errors_told == {"BAD_MESSAGE": 1}
-
-
-@least
-async def max_id_chars(place: Hall) -> None:
-    guest = await place.enter()
-    assert await guest.client.request("echo", 1, id="a") == 1
-    assert await error_of(guest, action="echo", id="ab") == "BAD_MESSAGE"
-    assert place.server.statistics().errors_told == {"BAD_MESSAGE": 1}
-
-
-# Rooms
-
-
-async def joins_but_not(place: Hall, guest: Guest, room: str, code: str) -> None:
-    """The room "a" is joined; the other one is refused with this code."""
-    await guest.client.request("$join", {"room": "a"})
-    assert await error_of(guest, action="$join", data={"room": room}, id="no") == code
-    assert place.server.statistics().errors_told == {code: 1}
-    assert [room.name for room in place.manager.rooms()] == list(guest.conn.rooms) == ["a"]
-
-
-@least
-async def max_room_name_bytes(place: Hall) -> None:
-    await joins_but_not(place, await place.enter(), "ab", "BAD_ROOM")
-
-
-@least
-async def max_rooms_per_connection(place: Hall) -> None:
-    await joins_but_not(place, await place.enter(), "b", "TOO_MANY_ROOMS")
-
-
-@least
-async def max_rooms(place: Hall) -> None:
-    await joins_but_not(place, await place.enter(), "b", "TOO_MANY_ROOMS")
-
-
-# The way out
-
-
-@least
-async def outbox_messages(place: Hall) -> None:
-    guest, faults = await place.enter_faulty()
-    await guest.conn.join("a")
-    faults.stall_sending()
-    reports = []
-    for number in range(3):  # one is being written, one waits
-        reports.append(place.manager.broadcast_to_room("a", number))
-        await wait_all_tasks_blocked()
-    assert sum(report.closed for report in reports) == 1
-    faults.resume_sending()
-    await guest.conn.wait_closed()
-    assert place.server.statistics().closes == {"server:4008": 1}
-
-
-@least
-async def outbox_bytes(place: Hall) -> None:
-    guest = await place.enter()
-    await guest.client.send_json({"action": "echo", "id": 1})
-    await guest.client.expect_close(1011)
-    await guest.conn.wait_closed()
-    assert place.server.statistics().closes == {"server:1011": 1}
-
-
-@least
-async def session_messages(place: Hall) -> None:
-    guest = await place.enter()
-    await send_together(guest.client, {"action": "s"}, {"action": "s"}, {"action": "echo", "id": 1})
-    assert await receive_all(guest.client) == []  # the second finds no room, and what is behind it waits
-
-
-@pytest.mark.parametrize("name", [field.name for field in attrs.fields(Limits)])
-async def test_the_least(name: str, autojump_clock: MockClock) -> None:
-    """L1: each limit at its minimum is enforced on the wire, told with its code, and counted."""
-    manager = make_manager(Limits(**{name: LEAST.get(name, 1)}))
-    if name == "session_messages":
-        manager.session(hang)
-    async with hall(manager, transport="native") as place:
-        await SCENARIOS[name](place)
-
-
-@pytest.mark.parametrize("name", [field.name for field in attrs.fields(Limits)])
-async def test_the_least_by_default(name: str, autojump_clock: MockClock) -> None:
-    """L1: it is the limit that was seen: by default nothing of that happens."""
-    manager = make_manager(Limits())
-    if name == "session_messages":
-        manager.session(hang)
-    async with hall(manager, transport="native") as place:
-        with pytest.raises((AssertionError, pytest.fail.Exception, trio.TooSlowError)), trio.fail_after(20):
-            await SCENARIOS[name](place)
-
-
-async def growth(place: Hall, messages: Callable[[list[str]], list[object]]) -> int:
-    """Send messages about 100,000 names, a hundred at a time; by how many blocks of memory the process has grown."""
+async def times_out(place: Place, path: str, status: int) -> None:
     stream = place.memory.open_stream()
-    await stream.send_all(handshake_bytes())
-    blocks = []
-    for hundred in range(1001):
-        texts = [json.dumps(message).encode() for message in messages([f"{hundred}-{n}" for n in range(100)])]
-        await stream.send_all(b"".join(client_frame(Opcode.TEXT, text) for text in texts))
-        await wait_all_tasks_blocked()
-        await stream.receive_some()
-        if hundred % 1000 == 0:
-            gc.collect()
-            blocks.append(sys.getallocatedblocks())
+    await stream.send_all(f"GET {path} HTTP/1.1\r\n".encode())
+    assert bytes(await stream.receive_some()).startswith(b"HTTP/1.1 %d " % status)
     await stream.aclose()
-    return blocks[1] - blocks[0]
 
 
-#: One string kept of each name would be 100,000.
-NOTHING = 10_000
+async def handshake_takes_too_long(place: Place) -> None:
+    await times_out(place, "/ws", 408)
+    await place.refused(503, path="/ws?slow=1")
 
 
-async def test_actions_and_ids_that_clients_make_up(autojump_clock: MockClock) -> None:
-    """L1: 100,000 actions and ids, each another, leave labels and memory as they were."""
-    async with hall(make_manager(Limits())) as place:
-        grown = await growth(
-            place, lambda names: [{"action": f"of-{name}", "id": f"id-{name}", "room": name} for name in names]
-        )
-        assert grown < NOTHING
-        statistics = place.server.statistics()
-        assert statistics.errors_told == {"UNKNOWN_ACTION": 100_100}
-        assert statistics.written == 100_100
+async def stalled_writes(place: Place) -> None:
+    client = await place.stalled()
+    await client.send_action("echo", "hi", id=1)
+    await client.expect_close(1006)
+    await client.aclose()
 
 
-async def test_rooms_that_clients_make_up(autojump_clock: MockClock) -> None:
-    """L1: 100,000 rooms, each another, joined and left again, leave maps and memory as they were."""
-    manager = make_manager(Limits())
+async def hook_hangs(place: Place) -> None:
+    await place.client.close(4999)
+    await place.client.aclose()
+    await trio.sleep(10)
 
-    @manager.on("visit")
-    async def visit(conn: Connection, data: list[str]) -> int:
-        for room in data:
-            await conn.join(room)
-            conn.leave(room)
-        return len(manager.rooms())
 
-    async with hall(manager) as place:
-        grown = await growth(place, lambda names: [{"action": "visit", "data": names, "id": 1}])
-        assert grown < NOTHING
-        statistics = place.server.statistics()
-        assert (statistics.messages_received, statistics.rooms) == (1001, 0)
-        assert statistics.errors_told == {}
+async def dead(place: Place) -> None:
+    await trio.sleep(20)
+
+
+async def full_room(place: Place) -> None:
+    other = await place.memory.connect()
+    await other.request("join", "a")
+    await place.told("ROOM_FULL", "join", "a")
+    await other.aclose()
+
+
+async def long_id(place: Place) -> None:
+    await place.client.send_action("echo", id="longer")
+    assert (await place.client.receive_json())["error"]["code"] == "BAD_MESSAGE"
+
+
+def request_of(**options: Any) -> Callable[[Place], Awaitable[None]]:
+    async def scenario(place: Place) -> None:
+        await place.refused(**options)
+
+    return scenario
+
+
+def told(code: str, *args: Any, **options: Any) -> Callable[[Place], Awaitable[None]]:
+    async def scenario(place: Place) -> None:
+        await place.told(code, *args, **options)
+
+    return scenario
+
+
+def closed(code: int, *frames: bytes) -> Callable[[Place], Awaitable[None]]:
+    async def scenario(place: Place) -> None:
+        await place.closes(code, *frames)
+
+    return scenario
+
+
+def sent(*actions: str) -> Callable[[Place], Awaitable[None]]:
+    async def scenario(place: Place) -> None:
+        await place.one_by_one(*actions)
+
+    return scenario
+
+
+FRAGMENTS = [client_frame(Opcode.TEXT, b"x", fin=False), *[client_frame(Opcode.CONTINUATION, b"x", fin=False)] * 2]
+
+#: For each field of Limits a low value and what exceeds it.
+LIMITS: dict[str, tuple[Any, Callable[[Place], Awaitable[None]]]] = {
+    "max_connections": (1, request_of(status=503)),
+    "max_connections_per_address": (1, per_address),
+    "max_pending_handshakes": (1, pending),
+    "max_header_bytes": (500, request_of(status=431, headers=[("X", "x" * 400)])),
+    "max_headers": (7, request_of(status=431, headers=[(f"X{i}", "x") for i in range(5)])),
+    "max_header_line": (100, request_of(status=431, headers=[("X", "x" * 100)])),
+    "max_target_bytes": (20, request_of(status=414, path="/ws?" + "x" * 100)),
+    "max_subprotocols": (1, request_of(status=400, subprotocol=["a", "b"])),
+    "max_message_bytes": (200, closed(1009, client_frame(Opcode.TEXT, b"x" * 201))),
+    "max_fragments": (2, closed(1009, *FRAGMENTS)),
+    "message_timeout": (3.0, fragment_and_wait),
+    "inbox_messages": (1, sent(*["wait"] * 3)),
+    "max_handlers": (1, too_many_handlers),
+    "handler_timeout": (3.0, told("DEADLINE_EXCEEDED", "wait")),
+    "max_depth": (2, told("BAD_MESSAGE", "echo", [[[]]])),
+    "max_id_chars": (4, long_id),
+    "max_room_name_bytes": (11, told("BAD_ROOM", "join", "x" * 12)),
+    "max_rooms_per_connection": (1, two_rooms),
+    "max_rooms": (1, two_rooms),
+    "outbox_messages": (3, overflow),
+    "outbox_bytes": (400, overflow),
+    "session_messages": (1, sent(*["for the session"] * 2)),
+}
+
+#: The same for what is counted of Config.
+SETTINGS: dict[str, tuple[Any, Callable[[Place], Awaitable[None]]]] = {
+    "pong_timeout": (3.0, dead),
+    "max_connections_per_room": (1, full_room),
+    "handshake_timeout": (3.0, handshake_takes_too_long),
+    "write_timeout": (3.0, stalled_writes),
+    "hook_timeout": (3.0, hook_hangs),
+    "rooms": ("declared", told("ROOM_NOT_FOUND", "join", "undeclared")),
+}
+
+
+def test_each_limit_has_a_scenario() -> None:
+    """L1: nothing that can be reached and is said to be counted is left out."""
+    assert list(LIMITS) == [field.name for field in attrs.fields(Limits)]
+    assert list(SETTINGS) == [name for name, metrics in metrics_of(Config).items() if metrics]
+
+
+async def bites(config: Config, name: str, scenario: Callable[[Place], Awaitable[None]]) -> None:
+    """Exceed a limit; each metric that is documented for it is 0 before and not 0 after, and the server lives."""
+    metrics = metrics_of(Limits if name in LIMITS else Config)[name]
+    assert metrics
+    async with serve_in_memory(make_manager(config), transport="native") as memory:
+        client = await memory.connect()
+        assert await client.request("echo", "hi") == "hi"
+        await settle()
+        before = memory.server.statistics()
+        assert [metric for metric in metrics if metric.value(before)] == []
+        await scenario(Place(memory, client))
+        await settle()
+        after = memory.server.statistics()
+        assert [metric for metric in metrics if not metric.value(after)] == []
+        await client.aclose()
+        await settle()
+        again = await memory.connect()
+        assert await again.request("echo", "hi") == "hi"
+        await again.aclose()
+
+
+@pytest.mark.parametrize("name", LIMITS)
+async def test_limit(name: str, autojump_clock: MockClock) -> None:
+    """L1: each limit, set low, bites on the wire and is counted by its documented metric."""
+    value, scenario = LIMITS[name]
+    limits: dict[str, Any] = {"outbox_messages": 1000} if name == "outbox_bytes" else {}
+    # No answers of our own in between, and a shutdown that waits for no handler that never ends.
+    config = Config(ping_interval=10_000, shutdown_timeout=1, limits=Limits(**{**limits, name: value}))
+    await bites(config, name, scenario)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+async def test_setting(name: str, autojump_clock: MockClock) -> None:
+    """L1: each setting that ends something is counted by its documented metric."""
+    value, scenario = SETTINGS[name]
+    settings: dict[str, Any] = {"ping_interval": 3 if name == "pong_timeout" else 10_000, "shutdown_timeout": 1}
+    await bites(Config(**settings, **{name: value}), name, scenario)

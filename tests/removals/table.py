@@ -32,14 +32,14 @@ REMOVALS: dict[str, Edit] = {
         "Config",
         "ping_interval pong_timeout read_buffer_size write_buffer_size max_connections_per_room "
         "handshake_timeout write_timeout close_timeout hook_timeout shutdown_timeout drain_rate "
-        "rooms limits",
+        "rooms trusted_proxies limits",
     ),
     **_fields(
         "Limits",
         "max_connections max_pending_handshakes max_header_bytes max_headers max_header_line "
         "max_target_bytes max_subprotocols max_message_bytes max_fragments message_timeout "
         "inbox_messages max_handlers handler_timeout max_depth max_id_chars max_room_name_bytes "
-        "max_rooms_per_connection max_rooms outbox_messages outbox_bytes session_messages",
+        "max_connections_per_address max_rooms_per_connection max_rooms outbox_messages outbox_bytes session_messages",
     ),
     **_fields("RoomOptions", "capacity overflow linger authorize"),
     **_parameters("Connection.send", "action"),
@@ -55,15 +55,17 @@ REMOVALS: dict[str, Edit] = {
     **_parameters("Registrar.on", "concurrent"),
     **_parameters("Registrar.room", "options"),
     **_parameters("Registrar.page", "content_type"),
-    **_parameters("Manager.serve", "host port path listeners allowed_origins transport task_status"),
-    **_parameters("Manager.run", "host port path allowed_origins on_listening tune_gc"),
+    **_parameters(
+        "Manager.serve", "host port unix_path ssl_context path listeners allowed_origins transport task_status"
+    ),
+    **_parameters("Manager.run", "host port unix_path ssl_context path allowed_origins on_listening tune_gc"),
     **_parameters("Manager.begin_shutdown", "returning"),
     **_parameters("Manager.broadcast_to_room", "exclude key"),
     **_parameters("Manager.broadcast_to_rooms", "exclude"),
     **_parameters("Manager.broadcast_to_all", "action exclude"),
     **_parameters("Manager.send_to_connection", "action"),
     **_parameters("Manager.send_to_user", "action"),
-    **_parameters("serve_rooms", "host port path listeners allowed_origins transport"),
+    **_parameters("serve_rooms", "host port unix_path ssl_context path listeners allowed_origins transport"),
     **_parameters("Room.publish", "exclude key"),
     **_parameters("Room.publish_nowait", "exclude key"),
     **_parameters("Room.kick", "code message"),
@@ -115,6 +117,9 @@ REMOVALS: dict[str, Edit] = {
     "trio-rooms --version": Rewrite("cli.py", 'action="version"', 'action="store_true"'),
     "trio-rooms --host": Unparsed(),
     "trio-rooms --port": Unparsed(),
+    "trio-rooms --certfile": Unparsed(),
+    "trio-rooms --keyfile": Unparsed(),
+    "trio-rooms --unix-path": Unparsed(),
     "trio-rooms --verbose": Unparsed(),
     "trio-rooms --no-tune-gc": Unparsed(),
     "trio-rooms --path": Unparsed(),
