@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -313,6 +314,18 @@ def test_run_passes_its_arguments_on() -> None:
         Manager().run(port=0, allowed_origins=["nonsense"], on_listening=stop)
     with pytest.RaisesGroup(OSError, flatten_subgroups=True):
         Manager().run(host="192.0.2.1", port=0, on_listening=stop)  # TEST-NET-1: nobody's address
+
+
+def test_run_over_tls() -> None:
+    """The TLS context of ``run`` is that of serve."""
+    urls = []
+
+    def stop(server: Server) -> None:
+        urls.append(server.url)
+        server.begin_shutdown()
+
+    Manager().run(port=0, ssl_context=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), on_listening=stop)
+    assert urls[0].startswith("wss://")
 
 
 def test_run_that_fails() -> None:

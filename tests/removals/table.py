@@ -131,4 +131,5 @@ REMOVALS: dict[str, Edit] = {
 FIRST: dict[str, tuple[str, ...]] = {
     **{name: ("tests/test_limits.py",) for name in REMOVALS if name.startswith("Limits.")},
     **{name: ("tests/testing/test_raw.py",) for name in REMOVALS if name.startswith("client_frame(")},
+    "trio-rooms --certfile": ("tests/test_cli.py::test_tls",),
 }
