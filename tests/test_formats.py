@@ -7,7 +7,7 @@ import json
 import pytest
 
 from trio_rooms import ActionError, Publication
-from trio_rooms._formats import FORMATS, PLAIN, SUBPROTOCOLS, V1_JSON, Format
+from trio_rooms._formats import FORMATS, PLAIN, SUBPROTOCOLS, V1_JSON, V1_MSGPACK, Format
 from trio_rooms._wire.frames import Frame
 
 ERROR = ActionError("CODE", "text", temporary=True)
@@ -56,6 +56,7 @@ def test_replies(form: Format) -> None:
 
 def test_choice_of_the_format() -> None:
     """The subprotocol selects the format; no subprotocol is plain, which is not offered by name."""
-    assert FORMATS == {None: PLAIN, "trio-rooms.v1.json": V1_JSON}
-    assert SUBPROTOCOLS == ("trio-rooms.v1.json",)
-    assert (PLAIN.v1, V1_JSON.v1) == (False, True)
+    assert FORMATS == {None: PLAIN, "trio-rooms.v1.json": V1_JSON, "trio-rooms.v1.msgpack": V1_MSGPACK}
+    assert SUBPROTOCOLS == ("trio-rooms.v1.json", "trio-rooms.v1.msgpack")
+    assert [form.v1 for form in (PLAIN, V1_JSON, V1_MSGPACK)] == [False, True, True]
+    assert [form.text for form in (PLAIN, V1_JSON, V1_MSGPACK)] == [True, True, False]

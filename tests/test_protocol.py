@@ -408,7 +408,7 @@ async def test_drain(subprotocol: str | None, autojump_clock: object) -> None:
         (V1, V1),
         (["other", V1], V1),
         ("trio-rooms.v2.json", None),
-        ("trio-rooms.v1.msgpack", None),
+        ("trio-rooms.v1.cbor", None),
         ("TRIO-ROOMS.V1.JSON", None),
     ],
     ids=str,

@@ -2,7 +2,7 @@
 
 ``plain`` is what the Go package spoke: outbound is exactly the object that was sent. ``trio-rooms.v1.json``
 takes the same inbound fields and puts an envelope around what goes out, so that a client can tell replies,
-publications and direct messages apart.
+publications and direct messages apart. ``trio-rooms.v1.msgpack`` is the same in MessagePack.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from .._errors import ActionError, EncodingError
+from .packing import pack, wrap
 
 Id = int | str
 
@@ -44,7 +45,7 @@ class Codec(Protocol):
         ...
 
     def publication(self, room: str | None, action: str | None, data: bytes) -> bytes:
-        """An event of a room (None: for everybody), already encoded."""
+        """An event of a room (None: for everybody), already encoded in JSON, or in MessagePack for that format."""
 
     def direct(self, obj: object, action: str | None) -> bytes:
         """A message to one connection."""
@@ -63,20 +64,22 @@ class Codec(Protocol):
 
 
 class _Replies:
-    """Replies are the same in both formats: an ``id`` is honoured in plain, too."""
+    """Replies are the same in all formats: an ``id`` is honoured in plain, too."""
+
+    encode = staticmethod(encode)
 
     def reply(self, ident: Id, data: object) -> bytes:
-        return encode({"id": ident, "data": data})
+        return self.encode({"id": ident, "data": data})
 
     def item(self, ident: Id, data: object) -> bytes:
-        return encode({"id": ident, "data": data, "more": True})
+        return self.encode({"id": ident, "data": data, "more": True})
 
     def end(self, ident: Id) -> bytes:
-        return encode({"id": ident, "more": False})
+        return self.encode({"id": ident, "more": False})
 
     def error(self, ident: Id | None, error: ActionError) -> bytes:
         told = {"code": error.code, "message": error.message, "temporary": error.temporary}
-        return encode({"error": told} if ident is None else {"id": ident, "error": told})
+        return self.encode({"error": told} if ident is None else {"id": ident, "error": told})
 
 
 class Plain(_Replies):
@@ -99,13 +102,28 @@ class V1Json(_Replies):
     v1 = True
 
     def publication(self, room: str | None, action: str | None, data: bytes) -> bytes:
-        envelope: dict[str, Any] = {}
-        if room is not None:
-            envelope["room"] = room
-        if action is not None:
-            envelope["action"] = action
-        envelope["data"] = msgspec.Raw(data)
-        return encode(envelope)
+        return encode(_envelope(room, action, data))
 
     def direct(self, obj: object, action: str | None) -> bytes:
-        return encode({"data": obj} if action is None else {"action": action, "data": obj})
+        return self.encode({"data": obj} if action is None else {"action": action, "data": obj})
+
+
+class V1Msgpack(V1Json):
+    """``trio-rooms.v1.msgpack``: the same envelope in MessagePack."""
+
+    subprotocol: str | None = "trio-rooms.v1.msgpack"
+    encode = staticmethod(pack)
+
+    def publication(self, room: str | None, action: str | None, data: bytes) -> bytes:
+        return wrap(_envelope(room, action, data))
+
+
+def _envelope(room: str | None, action: str | None, data: bytes) -> dict[str, Any]:
+    """Around what is encoded already."""
+    envelope: dict[str, Any] = {}
+    if room is not None:
+        envelope["room"] = room
+    if action is not None:
+        envelope["action"] = action
+    envelope["data"] = msgspec.Raw(data)
+    return envelope
