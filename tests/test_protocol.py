@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from messages import FORMATS, V1, hang, receive_all, send_together
+from messages import TEXT_FORMATS as FORMATS
+from messages import V1, hang, receive_all, send_together
 from trio_rooms import ActionError, Config, Connection, Limits, Manager, Message
 from trio_rooms.testing import MemoryServer, TestClient, serve_in_memory
 
