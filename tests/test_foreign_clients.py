@@ -154,10 +154,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_conversation(by: Callable[..., Any], subprotocol: str | None, folder: Path) -> None:
     """Welcome, refusal, reply, events in order, errors, a stream, bytes, a cancel and a close, heard by each alike."""
     closes: list[Close] = []
-    async with serve_rooms(make_manager(closes)) as server, by(server, folder) as connect:
-        async with connect(subprotocol) as client:
-            assert client.subprotocol == subprotocol
-            assert await converse(client) == expected(subprotocol)
+    async with (
+        serve_rooms(make_manager(closes)) as server,
+        by(server, folder) as connect,
+        connect(subprotocol) as client,
+    ):
+        assert client.subprotocol == subprotocol
+        assert await converse(client) == expected(subprotocol)
     assert [(close.code, close.reason, close.by) for close in closes] == [(4001, "that was all", "peer")]
 
 
