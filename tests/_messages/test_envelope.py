@@ -6,13 +6,13 @@ import json
 import math
 from typing import Any
 
+import attrs
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_rooms import BadMessage, Limits, Message
-from trio_rooms._messages.decoding import Decoders, decode_json
 from trio_rooms._messages.envelope import JSON, Malformed
 
 LIMITS = Limits()
@@ -220,7 +220,7 @@ def test_a_long_explanation_is_cut() -> None:
 def test_bytes_that_are_not_utf8() -> None:
     """I2: a payload that is not UTF-8 is BAD_MESSAGE; the text does not show it."""
     with pytest.raises(BadMessage) as caught:
-        decode_json(Decoders(str), b'"\xff"', 1)
+        attrs.evolve(read("{}"), raw=b'"\xff"').decode(str)
     assert caught.value.message == "not valid UTF-8"
 
 

@@ -141,7 +141,7 @@ def test_any_bytes(whole: bytes) -> None:
         message = read(whole)
     except Malformed:
         return
-    for use in (lambda: message.data, lambda: message.decode(int), lambda: message._json(message.raw, 32)):
+    for use in (lambda: message.data, lambda: message.decode(int), lambda: message._json(32)):
         with contextlib.suppress(BadMessage):
             use()
 

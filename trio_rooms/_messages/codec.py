@@ -7,6 +7,7 @@ publications and direct messages apart. ``trio-rooms.v1.msgpack`` is the same in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -66,20 +67,22 @@ class Codec(Protocol):
 class _Replies:
     """Replies are the same in all formats: an ``id`` is honoured in plain, too."""
 
-    encode = staticmethod(encode)
+    def __init__(self, encode: Callable[[object], bytes] = encode) -> None:
+        self._encode = encode
 
     def reply(self, ident: Id, data: object) -> bytes:
-        return self.encode({"id": ident, "data": data})
+        encode = self._encode  # quicker so than called as an attribute
+        return encode({"id": ident, "data": data})
 
     def item(self, ident: Id, data: object) -> bytes:
-        return self.encode({"id": ident, "data": data, "more": True})
+        return self._encode({"id": ident, "data": data, "more": True})
 
     def end(self, ident: Id) -> bytes:
-        return self.encode({"id": ident, "more": False})
+        return self._encode({"id": ident, "more": False})
 
     def error(self, ident: Id | None, error: ActionError) -> bytes:
         told = {"code": error.code, "message": error.message, "temporary": error.temporary}
-        return self.encode({"error": told} if ident is None else {"id": ident, "error": told})
+        return self._encode({"error": told} if ident is None else {"id": ident, "error": told})
 
 
 class Plain(_Replies):
@@ -101,29 +104,30 @@ class V1Json(_Replies):
     subprotocol: str | None = "trio-rooms.v1.json"
     v1 = True
 
+    def __init__(
+        self, encode: Callable[[object], bytes] = encode, wrap: Callable[[dict[str, Any]], bytes] = encode
+    ) -> None:
+        super().__init__(encode)
+        self._wrap = wrap  # around what is encoded already
+
     def publication(self, room: str | None, action: str | None, data: bytes) -> bytes:
-        return encode(_envelope(room, action, data))
+        envelope: dict[str, Any] = {}
+        if room is not None:
+            envelope["room"] = room
+        if action is not None:
+            envelope["action"] = action
+        envelope["data"] = msgspec.Raw(data)
+        wrap = self._wrap
+        return wrap(envelope)
 
     def direct(self, obj: object, action: str | None) -> bytes:
-        return self.encode({"data": obj} if action is None else {"action": action, "data": obj})
+        return self._encode({"data": obj} if action is None else {"action": action, "data": obj})
 
 
 class V1Msgpack(V1Json):
     """``trio-rooms.v1.msgpack``: the same envelope in MessagePack."""
 
     subprotocol: str | None = "trio-rooms.v1.msgpack"
-    encode = staticmethod(pack)
 
-    def publication(self, room: str | None, action: str | None, data: bytes) -> bytes:
-        return wrap(_envelope(room, action, data))
-
-
-def _envelope(room: str | None, action: str | None, data: bytes) -> dict[str, Any]:
-    """Around what is encoded already."""
-    envelope: dict[str, Any] = {}
-    if room is not None:
-        envelope["room"] = room
-    if action is not None:
-        envelope["action"] = action
-    envelope["data"] = msgspec.Raw(data)
-    return envelope
+    def __init__(self) -> None:
+        super().__init__(pack, wrap)

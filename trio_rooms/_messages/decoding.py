@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from .._errors import BadMessage
-from .packing import NIL, extension, to_json, unpack
+from .packing import extension, to_json, unpack
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -71,44 +71,6 @@ def _holds_raw(info: object, seen: set[int]) -> bool:
     )
 
 
-def decode_json(decoders: Decoders, raw: bytes, max_depth: int) -> Any:
-    """Decode a payload; absent is null. Raises :exc:`BadMessage` with a text fit for the client."""
-    try:
-        if raw.count(b"[") + raw.count(b"{") > max_depth:
-            _check_depth(msgspec.json.decode(raw), max_depth)
-        return decoders.json.decode(raw or b"null")
-    except DECODE_ERRORS as exc:
-        raise BadMessage(told(exc)) from exc
-
-
-def decode_msgpack(decoders: Decoders, raw: bytes, max_depth: int) -> Any:
-    """As :func:`decode_json`, from MessagePack."""
-    try:
-        _check_depth_of_packed(raw, max_depth)
-        return decoders.msgpack.decode(raw or NIL)
-    except DECODE_ERRORS as exc:
-        raise BadMessage(told(exc)) from exc
-
-
-def checked(raw: bytes, max_depth: int) -> bytes:
-    """A payload as JSON, with null for an absent one. Raises :exc:`BadMessage` if it is nested too deep."""
-    try:
-        if raw.count(b"[") + raw.count(b"{") > max_depth:
-            _check_depth(msgspec.json.decode(raw), max_depth)
-    except DECODE_ERRORS as exc:
-        raise BadMessage(told(exc)) from exc
-    return raw or b"null"
-
-
-def checked_json(raw: bytes, max_depth: int) -> bytes:
-    """As :func:`checked`, for MessagePack, which becomes JSON."""
-    try:
-        _check_depth_of_packed(raw, max_depth)
-        return to_json(raw)
-    except DECODE_ERRORS as exc:
-        raise BadMessage(told(exc)) from exc
-
-
 def told(exc: Exception) -> str:
     """What the client is told: msgspec's texts speak of the client's own data and nothing else."""
     if isinstance(exc, RecursionError):
@@ -118,7 +80,14 @@ def told(exc: Exception) -> str:
     return "not valid UTF-8"
 
 
-def _check_depth_of_packed(raw: bytes, max_depth: int) -> None:
+def check_depth_of_json(raw: bytes, max_depth: int) -> None:
+    """Refuse nesting beyond the bound, with :exc:`BadMessage` or what decoding it raises."""
+    if raw.count(b"[") + raw.count(b"{") > max_depth:
+        _check_depth(msgspec.json.decode(raw), max_depth)
+
+
+def check_depth_of_msgpack(raw: bytes, max_depth: int) -> None:
+    """As :func:`check_depth_of_json`."""
     # So many bytes that could begin a container; in text and numbers the same bytes mean nothing.
     if len(raw) > max_depth and len(raw.translate(None, _BEGIN_NOTHING)) > max_depth:
         _check_depth(unpack(raw), max_depth)

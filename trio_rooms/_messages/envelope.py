@@ -13,7 +13,8 @@ import msgspec
 from .._config import Limits
 from .._errors import BadMessage
 from .codec import Id
-from .decoding import DECODE_ERRORS, Decoders, checked, checked_json, decode_json, decode_msgpack, told
+from .decoding import DECODE_ERRORS, Decoders, check_depth_of_json, check_depth_of_msgpack, told
+from .packing import NIL, to_json
 
 T = TypeVar("T")
 
@@ -64,10 +65,6 @@ class Message:
     _max_depth: int = attrs.field(repr=False)
     _data: Any = attrs.field(default=_UNSET, init=False, repr=False)
 
-    # How the payload is decoded, and made JSON: what its format is, decides its class.
-    _build = staticmethod(decode_json)
-    _json = staticmethod(checked)
-
     @property
     def binary(self) -> bool:
         """Whether it is bytes and nothing else, which is what ``manager.on_binary`` handles."""
@@ -85,6 +82,24 @@ class Message:
         built: T = self._build(Decoders(type), self.raw, self._max_depth)
         return built
 
+    def _build(self, decoders: Decoders, raw: bytes, max_depth: int) -> Any:
+        """Decode a payload, or a message; absent is null. Raises :exc:`BadMessage` with a text fit for the client."""
+        try:
+            # As check_depth_of_json, which most payloads need not be given to.
+            if raw.count(b"[") + raw.count(b"{") > max_depth:
+                check_depth_of_json(raw, max_depth)
+            return decoders.json.decode(raw or b"null")
+        except DECODE_ERRORS as exc:
+            raise BadMessage(told(exc)) from exc
+
+    def _json(self, max_depth: int) -> bytes:
+        """The payload in JSON; absent is null. Raises :exc:`BadMessage` if it is nested too deep."""
+        try:
+            check_depth_of_json(self.raw, max_depth)
+        except DECODE_ERRORS as exc:
+            raise BadMessage(told(exc)) from exc
+        return self.raw or b"null"
+
     def decode_whole(self, type: type[T]) -> T:
         """The whole message as ``type``, as :meth:`decode` does it with the payload."""
         whole = self.whole
@@ -98,13 +113,24 @@ class PackedMessage(Message):
 
     format: ClassVar[Literal["json", "msgpack", "binary"]] = "msgpack"
 
-    _build = staticmethod(decode_msgpack)
-    _json = staticmethod(checked_json)
-
     @property
     def binary(self) -> bool:
         """Whether it has neither action nor type, and its data is bytes."""
         return self.action is None and self.raw.startswith(_BIN)
+
+    def _build(self, decoders: Decoders, raw: bytes, max_depth: int) -> Any:
+        try:
+            check_depth_of_msgpack(raw, max_depth)
+            return decoders.msgpack.decode(raw or NIL)
+        except DECODE_ERRORS as exc:
+            raise BadMessage(told(exc)) from exc
+
+    def _json(self, max_depth: int) -> bytes:
+        try:
+            check_depth_of_msgpack(self.raw, max_depth)
+            return to_json(self.raw)
+        except DECODE_ERRORS as exc:
+            raise BadMessage(told(exc)) from exc
 
 
 @attrs.define(eq=False)
@@ -147,10 +173,11 @@ class Parser:
 
         The clock is asked where there is a ``timeout_ms``.
         """
-        if not isinstance(whole, self._frames):
+        if type(whole) is not self._frames:
             return _of_the_other_kind(whole, limits)
+        decode = self._decode
         try:
-            envelope = self._decode(whole)
+            envelope = decode(whole)
         except DECODE_ERRORS as exc:
             raise Malformed(told(exc), self._salvage_id(whole, limits)) from exc
         action = envelope.action
@@ -163,7 +190,8 @@ class Parser:
         if timeout is not None and not 0 < timeout < math.inf:
             raise Malformed("timeout_ms is a positive number", ident)
         deadline = math.inf if timeout is None else clock() + timeout / 1000
-        return self._message(action, ident, envelope.room, deadline, bytes(envelope.data), whole, limits.max_depth)
+        made = self._message
+        return made(action, ident, envelope.room, deadline, bytes(envelope.data), whole, limits.max_depth)
 
     def _salvage_id(self, whole: str | bytes, limits: Limits) -> Id | None:
         """The id of a message whose other fields are wrong, so that its sender learns which request failed."""

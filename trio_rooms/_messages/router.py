@@ -54,7 +54,7 @@ class Handler:
             return (message,)
         if self.takes == "bytes":
             return (message.data,)
-        return (msgspec.Raw(message._json(message.raw, max_depth)),)
+        return (msgspec.Raw(message._json(max_depth)),)
 
 
 class Router:
