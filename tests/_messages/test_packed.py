@@ -117,6 +117,7 @@ ATTACKS = {
     "keys that are numbers": b"\x81\x01\x02",
     "keys that are bytes": b"\x81\xc4\x06action\xa1a",
     "text that is no UTF-8": b"\x81\xa6action\xa1\xff",
+    "a map as a key": b"\x81\xa4type\x81\x80\x01",
     "the byte that means nothing": with_data(b"\xc1"),
     "trailing data": b"\x80\x80",
     "nothing": b"",

@@ -11,8 +11,9 @@ from .packing import extension, to_json, unpack
 
 T_co = TypeVar("T_co", covariant=True)
 
-# msgspec reports invalid UTF-8 and deep nesting with exceptions that are not its own.
-DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+# msgspec reports invalid UTF-8 and deep nesting with exceptions that are not its own, and early versions also the keys
+# of MessagePack that Python cannot have. What a type of the program's raises is made a ValidationError.
+DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError)
 
 # All bytes that do not begin an array or a map in MessagePack.
 _BEGIN_NOTHING: Final = bytes(set(range(256)) - {*range(0x80, 0xA0), *range(0xDC, 0xE0)})
@@ -77,6 +78,8 @@ def told(exc: Exception) -> str:
         return "nested too deep"
     if isinstance(exc, msgspec.MsgspecError):
         return str(exc)[:200]
+    if isinstance(exc, TypeError):
+        return "a key cannot be a map"
     return "not valid UTF-8"
 
 

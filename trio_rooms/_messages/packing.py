@@ -21,7 +21,7 @@ NIL = b"\xc0"
 _AS_IT_IS = (bytes, bytearray, memoryview, datetime)
 
 _encoder = msgspec.msgpack.Encoder()
-_FAILURES = (TypeError, ValueError, OverflowError, RecursionError)
+_FAILURES = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
 
 def pack(obj: object) -> bytes:
@@ -65,14 +65,15 @@ _decoder = msgspec.msgpack.Decoder(ext_hook=extension)
 
 
 def unpack(raw: bytes) -> Any:
-    """Builtins out of MessagePack. Raises a DecodeError, UnicodeDecodeError or RecursionError."""
+    """Builtins out of MessagePack. Raises the ``DECODE_ERRORS`` of ``decoding``."""
     return _decoder.decode(raw or NIL)
 
 
 def to_json(raw: bytes) -> bytes:
     """The JSON of what is packed; the exceptions are those of :func:`unpack`."""
+    value = unpack(raw)
     try:
-        return msgspec.json.encode(unpack(raw))
+        return msgspec.json.encode(value)
     except TypeError as exc:
         raise msgspec.ValidationError("keys are text or numbers") from exc
 

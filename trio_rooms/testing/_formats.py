@@ -36,7 +36,10 @@ class Msgpack:
 
     def decode(self, message: Any) -> Any:
         """What a message holds. Raises ValueError."""
-        return msgspec.msgpack.decode(message)
+        try:
+            return msgspec.msgpack.decode(message)
+        except msgspec.MsgspecError as exc:  # which not every version of it makes a ValueError
+            raise ValueError(f"no MessagePack: {exc}") from exc
 
 
 Format = Json | Msgpack
