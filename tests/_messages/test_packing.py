@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Any
 
-import attrs
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samples import Colour, Named, Point
 from trio_rooms import EncodingError
 from trio_rooms._messages.codec import encode
 from trio_rooms._messages.packing import pack, pack_event, to_json, unpack
-
-
-class Colour(Enum):
-    RED = "red"
-
-
-@dataclass
-class Point:
-    x: int
-
-
-@attrs.frozen
-class Named:
-    name: str
 
 
 @pytest.mark.parametrize(
