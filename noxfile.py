@@ -116,6 +116,13 @@ def autobahn(session: nox.Session) -> None:
 
 
 @nox.session
+def screenshots(session: nox.Session) -> None:
+    """The pictures of the web pages in docs/, anew; not a part of plain ``nox``. Needs Chromium."""
+    session.install(".", *group("tests"))
+    session.run("python", "tests/screenshots.py")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """A short measurement beside the C floor and the peers; not a part of plain ``nox``. See docs/performance.md."""
     session.install(".")
