@@ -226,6 +226,17 @@ class Holder(msgspec.Struct):
     more: list[Holder] = []
 
 
+class Tree(msgspec.Struct):
+    leaves: list[Tree] = []
+    extra: dict[str, Tree] | None = None
+
+
+def test_a_type_that_holds_itself() -> None:
+    """A type that holds itself and no raw data is decoded as any other."""
+    got = taking(Tree, pack({"leaves": [{"leaves": []}], "extra": {"x": {}}}))
+    assert got == Tree([Tree()], {"x": Tree()})
+
+
 @pytest.mark.parametrize("annotation", [msgspec.Raw, Any])
 def test_raw_is_json(annotation: Any) -> None:
     """I10: `msgspec.Raw` is JSON in every format, so that what a client has made cannot break what others are sent."""

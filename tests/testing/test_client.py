@@ -330,6 +330,9 @@ async def test_msgpack(autojump_clock: MockClock, script: Script) -> None:
         with pytest.raises(AssertionError, match="expected a binary message"):
             await client.receive_json()
         assert await client.receive_json() == {"id": 2}
+        await script.send(server_frame(Opcode.BINARY, b"\xc1"))
+        with pytest.raises(ValueError, match="MessagePack"):
+            await client.receive_json()
 
 
 async def test_receive_json_wants_text(autojump_clock: MockClock, script: Script) -> None:
