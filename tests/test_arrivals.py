@@ -18,7 +18,7 @@ import trio.testing
 import trio_websocket
 from trio.testing import MockClock
 
-from listeners import MemoryListener
+from listeners import MemoryListener, needs_dev_fd, open_descriptors
 from trio_rooms import (
     Config,
     Connection,
@@ -31,15 +31,8 @@ from trio_rooms import (
     UsageError,
     serve_rooms,
 )
-from trio_rooms._arrivals import remote_address
+from trio_rooms._wire.peer import remote_address
 from trio_rooms.testing import FaultyStream, HandshakeRefused, TestClient, handshake_bytes, open_client, serve_in_memory
-
-needs_dev_fd = pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="nothing lists the open descriptors")
-
-
-def open_descriptors() -> int:
-    """How many there are."""
-    return len(os.listdir("/dev/fd"))
 
 
 def make_manager(config: Config | None = None) -> Manager:

@@ -13,9 +13,9 @@ import attrs
 import msgspec
 import pytest
 
+from limit_tables import rows
 from messages import MSGPACK, receive_all, send_together
 from test_protocol import connect
-from test_readme import rows
 from trio_rooms import Connection, EncodingError, Manager
 from trio_rooms.testing import serve_in_memory
 

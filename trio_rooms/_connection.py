@@ -132,7 +132,10 @@ class Connection(Sending):
 
     @property
     def remote(self) -> str | None:
-        """The address of the peer; None where the stream has none (memory streams, Unix sockets)."""
+        """The address of the client; None where there is none (memory streams, Unix sockets).
+
+        That of the socket's peer, or what that tells of its client if it is one of ``config.trusted_proxies``.
+        """
         return self._request.remote
 
     @property
@@ -187,7 +190,10 @@ class Connection(Sending):
         return self._memberships.leave(room, "left")
 
     def joined(self, room: str) -> AbstractAsyncContextManager[Joined]:
-        """``async with conn.joined(room)``: a member for the length of the block; leaves only what it joined."""
+        """``async with conn.joined(room)``: a member for the length of the block; leaves only what it joined.
+
+        Raises as :meth:`join` when it is entered, which is a checkpoint; leaving is not.
+        """
         return self._memberships.joined(room)
 
     async def read_json(self, type: type[T] | Any = Any) -> Any:
@@ -212,8 +218,8 @@ class Connection(Sending):
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
         """Start a task that belongs to this connection and is cancelled when it ends.
 
-        If it raises, the error is reported and this connection closed with 1011; nobody else is affected.
-        Raises :exc:`ConnectionGone`.
+        In it ``current_connection()`` is this one, whoever starts it. If it raises, the error is reported and this
+        connection closed with 1011; nobody else is affected. Raises :exc:`ConnectionGone`.
         """
         if self._ending or self._nursery is None:
             raise ConnectionGone("the connection has ended")
@@ -224,7 +230,7 @@ class Connection(Sending):
 
         Its handlers and tasks are cancelled at their next checkpoint, its rooms left at once. Idempotent; the
         first cause counts. Use codes of 4000-4499 to ask the client to reconnect, 4500-4999 to ask it not
-        to. ``wait_closed`` waits for the end.
+        to. ``wait_closed`` waits for the end. Raises :exc:`UsageError` for a code that no server may send.
         """
         if not (code == 1000 or 3000 <= code <= 4999 or code in _OURS):
             raise UsageError(f"{code} cannot be sent in a close frame (RFC 6455 section 7.4)")
@@ -233,7 +239,10 @@ class Connection(Sending):
             self._cancel_work("the connection is closing")
 
     async def wait_closed(self) -> Close:
-        """Wait until nothing of the connection is left: its hooks have run and its stream is closed."""
+        """Wait until nothing of the connection is left: its hooks have run and its stream is closed; how it ended.
+
+        From a task or handler of the connection it would wait for itself. Always a checkpoint.
+        """
         await trio.lowlevel.checkpoint()
         if not self._over:
             if self._gone is None:

@@ -15,6 +15,7 @@ import msgspec
 from .._errors import ActionError, EncodingError
 from .packing import pack, wrap
 
+#: What a client calls a request: a 64-bit integer or a short string.
 Id = int | str
 
 _encoder = msgspec.json.Encoder()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import attrs
 import msgspec
@@ -45,10 +45,6 @@ class _OnlyId(msgspec.Struct):
 class Message:
     """One message from a client, its payload not yet decoded."""
 
-    format: ClassVar[Literal["json", "msgpack", "binary"]] = "json"
-    """How it came: "json" from clients of plain and ``trio-rooms.v1.json``, "msgpack" from those of
-    ``trio-rooms.v1.msgpack``, "binary" for a binary frame of a plain or JSON client."""
-
     action: str | None
     """What is asked for; None only for binary messages, and for messages that a ``session`` reads."""
     id: Id | None
@@ -64,6 +60,11 @@ class Message:
     """The whole message as it came: text if it is JSON, else bytes."""
     _max_depth: int = attrs.field(repr=False)
     _data: Any = attrs.field(default=_UNSET, init=False, repr=False)
+
+    @property
+    def format(self) -> Literal["json", "msgpack", "binary"]:
+        """How it came: "json", "msgpack" (from clients of ``trio-rooms.v1.msgpack``), "binary" (a frame of another)."""
+        return "json"
 
     @property
     def binary(self) -> bool:
@@ -111,7 +112,10 @@ class Message:
 class PackedMessage(Message):
     """A message in MessagePack."""
 
-    format: ClassVar[Literal["json", "msgpack", "binary"]] = "msgpack"
+    @property
+    def format(self) -> Literal["json", "msgpack", "binary"]:
+        """MessagePack."""
+        return "msgpack"
 
     @property
     def binary(self) -> bool:
@@ -137,7 +141,10 @@ class PackedMessage(Message):
 class BinaryMessage(Message):
     """A binary frame of a client whose format is text: bytes and nothing else."""
 
-    format: ClassVar[Literal["json", "msgpack", "binary"]] = "binary"
+    @property
+    def format(self) -> Literal["json", "msgpack", "binary"]:
+        """A binary frame."""
+        return "binary"
 
     @property
     def binary(self) -> bool:

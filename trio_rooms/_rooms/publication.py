@@ -73,9 +73,13 @@ class Publication(msgspec.Struct, eq=False, gc=False):
     key: str | None = None
     action: str | None = None
     overflow: Overflow = "close"
+    """The policy of the room that it is being delivered to; set by ``deliver``."""
     report: Report | None = None
+    """What the delivery on the publisher's node did; set by ``deliver``."""
     on_delivered: Callable[[], None] | None = None
+    """Called when it was delivered on the publisher's node."""
     packed: bytes | None = None
+    """The event in MessagePack, if it is known."""
     event: object = msgspec.UNSET
     """What ``packed`` is made of while it is None: the program's own object, kept for no longer than that."""
     whole: Publication | None = None
