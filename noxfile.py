@@ -116,6 +116,14 @@ def autobahn(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Random and mutated requests and frames; not a part of plain ``nox``. ``-- --cases 200000 --seed N``."""
+    session.install(".", *group("tests"))
+    # No safe path: a script finds its neighbours, and in its folder there is no package.
+    session.run("python", "tests/fuzz.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """A short measurement beside the C floor and the peers; not a part of plain ``nox``. See docs/performance.md."""
     session.install(".")

@@ -104,7 +104,8 @@ def no_errors_logged() -> Generator[list[logging.LogRecord]]:
         yield records
     finally:
         log.removeHandler(handler)
-    assert [record.getMessage() for record in records if record.levelno >= logging.ERROR] == []
+    errors = [logging.Formatter().format(record) for record in records if record.levelno >= logging.ERROR]
+    assert not errors, "\n".join(errors)  # with a message, for this runs without pytest, too
 
 
 @asynccontextmanager
