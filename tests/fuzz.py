@@ -40,7 +40,9 @@ _PATIENCE = 60.0
 #: What a refusal may say: neither 500, which would be an exception, nor anything that is not ours.
 _STATUSES: Final = frozenset({101, 200, 400, 403, 404, 405, 414, 426, 431})
 
+# Clients leave by themselves, so what waits for them may wait long, on a slow machine too.
 CONFIG = Config(
+    handshake_timeout=1000,
     ping_interval=1000,
     close_timeout=0.2,
     limits=Limits(max_message_bytes=1000, max_fragments=8, inbox_messages=4, max_handlers=2, outbox_messages=50),
