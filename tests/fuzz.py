@@ -45,7 +45,7 @@ CONFIG = Config(
     handshake_timeout=1000,
     ping_interval=1000,
     close_timeout=0.2,
-    limits=Limits(max_message_bytes=1000, max_fragments=8, inbox_messages=4, max_handlers=2, outbox_messages=50),
+    limits=Limits(max_message_bytes=6000, max_fragments=8, inbox_messages=4, max_handlers=2, outbox_messages=50),
 )
 
 

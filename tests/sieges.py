@@ -92,6 +92,11 @@ class Siege:
         assert await self.innocent.request("echo", "me too") == "me too"
 
 
+def known_descriptors() -> int:
+    """How many are open; 0 where nothing tells."""
+    return open_descriptors() if os.path.isdir("/dev/fd") else 0
+
+
 @contextmanager
 def no_errors_logged() -> Generator[list[logging.LogRecord]]:
     """Whatever happens in the block, the library logs no error; yields what it logs."""
@@ -126,12 +131,11 @@ async def besieged(manager: Manager, **options: Any) -> AsyncGenerator[Siege]:
     with no_errors_logged():
         async with serve_rooms(manager, **options) as server, await connect(server) as innocent:
             await innocent.request("enter", ROOM)
-            descriptors = open_descriptors() if os.path.isdir("/dev/fd") else 0
+            descriptors = known_descriptors()
             siege = Siege(manager, server, innocent, told)
             yield siege
             await siege.gone()
-            if descriptors:
-                assert open_descriptors() == descriptors
+            assert known_descriptors() == descriptors
             await siege.is_unnoticed()
             assert siege.innocent.pending == ()
             room = manager.get_room(ROOM)

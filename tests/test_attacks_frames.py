@@ -89,33 +89,30 @@ async def test_a_length_that_is_only_declared(length: int) -> None:
         await ended(siege, attacker, 1009)
 
 
+async def is_too_big(siege: Siege, attacker: Attacker, data: bytes) -> None:
+    """Send more than is ever read, and be told 1009 meanwhile."""
+    seen = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attacker.send, data)
+        while len(seen) < 4:
+            seen += await attacker.stream.receive_some()
+    assert (seen[0] & 15, seen[2:4]) == (CLOSE, close_payload(1009))
+    await attacker.stream.aclose()
+    await siege.gone()
+    assert [(close.code, close.by) for close in siege.told] == [(1009, "server")]
+
+
 async def test_a_message_of_2_mib() -> None:
     """2.2: who sends 2 MiB is told 1009 while it sends, and is not read to the end."""
     async with besieged(make_manager(), transport="native") as siege, siege.enter() as attacker:
-        seen = b""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(attacker.send, client_frame(TEXT, b"x" * (2 << 20)))
-            while len(seen) < 4:
-                seen += await attacker.stream.receive_some()
-        assert (seen[0] & 15, seen[2:4]) == (CLOSE, close_payload(1009))
-        await attacker.stream.aclose()
-        await siege.gone()
-        assert [(close.code, close.by) for close in siege.told] == [(1009, "server")]
+        await is_too_big(siege, attacker, client_frame(TEXT, b"x" * (2 << 20)))
 
 
 async def test_fragments_without_end() -> None:
     """2.2: 300,000 empty fragments are 1009 at the first that is beyond ``max_fragments``."""
     flood = client_frame(TEXT, b"", fin=False) + client_frame(Opcode.CONTINUATION, b"", fin=False) * 300_000
     async with besieged(manager_with(), transport="native") as siege, siege.enter() as attacker:
-        seen = b""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(attacker.send, flood)
-            while len(seen) < 4:
-                seen += await attacker.stream.receive_some()
-        assert (seen[0] & 15, seen[2:4]) == (CLOSE, close_payload(1009))
-        await attacker.stream.aclose()
-        await siege.gone()
-        assert [(close.code, close.by) for close in siege.told] == [(1009, "server")]
+        await is_too_big(siege, attacker, flood)
 
 
 @pytest.mark.parametrize("count", [64, 65])

@@ -27,8 +27,8 @@ from trio_rooms._wire.transport import Transport, TransportClosed
 _MAX_MESSAGE = 32 * 1024 * 1024
 _CONFIG = Config(limits=Limits(max_message_bytes=_MAX_MESSAGE, max_fragments=1 << 20))
 
-# A peer may take this many seconds to take what is written and to answer a close frame.
-_PATIENCE = 5.0
+# A peer may take so many seconds to take what is written and to answer a close frame; the machine may be busy.
+_PATIENCE = 60.0
 
 _POLICY = HandshakePolicy(
     config=_CONFIG,
