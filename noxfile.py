@@ -5,13 +5,15 @@ What a session needs, and the Python versions, are read from pyproject.toml.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nox
 from packaging.requirements import Requirement
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "typing", "tests", "tests_min", "tests_oracle", "coverage"]
+nox.options.sessions = ["lint", "typing", "tests", "tests_min", "tests_oracle", "coverage", "examples"]
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 # A missing interpreter is a skip that the summary shows, also where CI is set.
@@ -108,6 +110,20 @@ def tests_oracle(session: nox.Session) -> None:
     run_tests(session, "pytest", "-m", "not long", "--transport=trio-websocket")
 
 
+@nox.session(reuse_venv=False)
+def examples(session: nox.Session) -> None:
+    """Each example, copied elsewhere, starts and stops with nothing installed but the wheel and what it asks for."""
+    script = Path("tests/start_examples.py").absolute()
+    with TemporaryDirectory() as folder:
+        session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", folder, ".")
+        (wheel,) = Path(folder).glob("*.whl")
+        session.install(str(wheel))
+        copies = shutil.copytree("examples", Path(folder, "examples"))
+        # Without the safe path, as the script finds its helper beside it; the checkout is not on its path either way.
+        with session.chdir(folder):
+            session.run("python", "-W", "error", str(script), str(copies))
+
+
 @nox.session
 def autobahn(session: nox.Session) -> None:
     """Autobahn's cases against the native transport; not a part of plain ``nox``. Quick: ``-- --quick plain``."""
@@ -121,6 +137,13 @@ def fuzz(session: nox.Session) -> None:
     session.install(".", *group("tests"))
     # No safe path: a script finds its neighbours, and in its folder there is no package.
     session.run("python", "tests/fuzz.py", *session.posargs)
+
+
+@nox.session
+def screenshots(session: nox.Session) -> None:
+    """The pictures of the web pages in docs/, anew; not a part of plain ``nox``. Needs Chromium."""
+    session.install(".", *group("tests"))
+    session.run("python", "tests/screenshots.py")
 
 
 @nox.session

@@ -1,9 +1,11 @@
 """The smallest server of use: ``python examples/minimal.py --port 8080``, then talk to it with any WebSocket client.
 
-> {"action": "subscribe", "data": {"room_id": "kitchen"}, "id": 1}
-< {"id": 1, "data": {"status": "subscribed", "room": "kitchen"}}
-> {"action": "say", "data": "hello"}
-< {"from": "8ZFc...", "text": "hello"}
+    > {"action": "subscribe", "data": {"room_id": "kitchen"}, "id": 1}
+    < {"id": 1, "data": {"status": "subscribed", "room": "kitchen"}}
+    > {"action": "say", "data": "hello"}
+    < {"from": "8ZFc…", "text": "hello"}
+
+A message with an ``id`` is a request and gets a reply. What is said is heard by everybody in the room. Ctrl-C stops it.
 """
 
 from __future__ import annotations

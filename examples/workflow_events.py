@@ -3,8 +3,12 @@
 ``python examples/workflow_events.py --port 8080``:
 
     > {"action": "watch", "data": "exec_123"}
-    < {"type": "node.started", "workflow_execution_id": "exec_123", "node_id": "fetch", "data": {...}, "timestamp": ...}
-    < {"type": "node.completed", ...}
+    < {"type": "node.started", "workflow_execution_id": "exec_123", "node_id": "fetch",
+       "data": {"status": "running"}, "timestamp": "2025-…"}
+    < {"type": "node.completed", "workflow_execution_id": "exec_123", "node_id": "fetch",
+       "data": {"status": "succeeded"}, "timestamp": "2025-…"}
+
+and so on for the nodes "transform" and "store".
 
 The execution begins when its first watcher comes, and is cancelled when the last one goes: nobody has to see to it.
 """

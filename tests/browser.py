@@ -189,6 +189,11 @@ class Page:
         text = await self.evaluate("document.body.innerText")
         raise AssertionError(f"never true: {condition}\n--- the page:\n{text}")
 
+    async def shows(self, selector: str, text: str) -> None:
+        """Wait until something that matches contains this text."""
+        found = f"[...document.querySelectorAll({json.dumps(selector)})]"
+        await self.wait_for(f"{found}.some((it) => it.textContent.includes({json.dumps(text)}))")
+
     async def click(self, selector: str) -> None:
         """Press and release the left button over the middle of the first match."""
         quoted = json.dumps(selector)
@@ -203,9 +208,9 @@ class Page:
 
     async def press(self, key: str = "Enter") -> None:
         """Press and release one key, named as in ``KeyboardEvent.key``, where the focus is."""
-        code = {"Enter": 13, "Escape": 27, "ArrowUp": 38, "ArrowDown": 40}.get(key, 0)
+        code = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowUp": 38, "ArrowDown": 40}.get(key, 0)
         stroke = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        text = {"text": "\r"} if key == "Enter" else {}
+        text = {"text": {"Enter": "\r", " ": " "}[key]} if key in ("Enter", " ") else {}
         await self.call("Input.dispatchKeyEvent", type="keyDown", **stroke, **text)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **stroke)
 

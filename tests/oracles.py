@@ -182,6 +182,9 @@ class _Websockets:
             self._fragments = self._fragments + 1 if in_message else 1
             if self._fragments > self._max_fragments:
                 return Close(1009)  # websockets has no limit on fragments
+            misplaced = in_message == (piece.opcode != Opcode.CONTINUATION)
+            if misplaced and not whole and piece.length <= self._limit - (self._protocol.current_size or 0):
+                return VIOLATION  # the header is enough; websockets reads the payload before it complains
         if piece.opcode == Opcode.CLOSE and piece.is_sound and whole:
             if piece.payload[:2] == (1014).to_bytes(2):
                 return VIOLATION  # registered after the RFC was written; wsproto does not know it
@@ -224,10 +227,9 @@ class _Websockets:
             )
 
     def _take_part(self, piece: Piece, size: int) -> None:
-        """Text in fragments is judged as it comes, also in a frame that never becomes whole."""
+        """Text is judged as it comes, also in a frame that never becomes whole."""
         in_message = self._protocol.current_size is not None
-        placed = in_message == (piece.opcode == Opcode.CONTINUATION)
-        if placed and (in_message or not piece.fin):
+        if in_message == (piece.opcode == Opcode.CONTINUATION):
             payload = piece.payload[: size - piece.header_size]
             self._data(piece.opcode == Opcode.TEXT, payload, piece.opcode, final=False)
 

@@ -31,13 +31,13 @@ class Program:
     _written: trio.Event = attrs.field(factory=trio.Event, init=False)
     _ended: bool = attrs.field(default=False, init=False)
 
-    async def line(self) -> str:
-        """The first line of its output; what it prints first is where it listens."""
-        while b"\n" not in self.stdout:
+    async def line(self, index: int = 0) -> str:
+        """A line of its output, by default the first; what it prints first is where it listens."""
+        while self.stdout.count(b"\n") <= index:
             if self._ended:
                 raise AssertionError(f"no line of output; on standard error: {self.stderr.decode()}")
             await self._written.wait()
-        return self.stdout.decode().splitlines()[0]
+        return self.stdout.decode().splitlines()[index]
 
     async def stop(self, signum: signal.Signals) -> int:
         """Send it a signal, and return the status with which it ends."""
@@ -94,6 +94,8 @@ async def open_websocket(url: str) -> AsyncIterator[WebSocketConnection]:
     async with (
         await trio.open_tcp_stream(parts.hostname, parts.port) as stream,
         trio.open_nursery() as nursery,
-        await wrap_client_stream(nursery, stream, parts.netloc, parts.path) as ws,
+        await wrap_client_stream(
+            nursery, stream, parts.netloc, parts.path + f"?{parts.query}" * bool(parts.query)
+        ) as ws,
     ):
         yield ws

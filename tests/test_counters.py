@@ -50,7 +50,7 @@ def test_absorb_adds_up() -> None:
         outbox.put(Publication(("r",), b"1", overflow="drop_newest"))
     outbox.send_nowait(PLAIN.direct(1))
     outbox.take(1)
-    outbox.written += 1
+    outbox.wrote(1)
     outbox.discard()
     for _ in range(2):
         counters.absorb(outbox)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,8 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from pages import check_files, refusal
 from trio_rooms.demo import LINGER, LOBBY, MAX_NAME, MAX_TEXT, REMEMBERED, ROOMS, make_manager
-from trio_rooms.testing import MemoryServer, ReplyError, TestClient, serve_in_memory
+from trio_rooms.testing import MemoryServer, TestClient, serve_in_memory
 
 
 @asynccontextmanager
@@ -40,21 +40,6 @@ async def hear(client: TestClient, room: str) -> Any:
     return message["data"]
 
 
-async def code_of(client: TestClient, action: str, data: object) -> str:
-    with pytest.raises(ReplyError) as caught:
-        await client.request(action, data)
-    return caught.value.code
-
-
-async def get(server: MemoryServer, path: str) -> tuple[str, bytes]:
-    """Head and body of what a browser gets."""
-    async with server.open_stream() as stream:
-        await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: testserver\r\n\r\n".encode())
-        answer = b"".join([chunk async for chunk in stream])
-    head, _, body = answer.partition(b"\r\n\r\n")
-    return head.decode().lower(), body
-
-
 async def test_enter_answers_with_the_tidied_name_and_the_rooms(autojump_clock: MockClock) -> None:
     """Entering trims the name, and the preset rooms are listed before anybody is in them."""
     async with serve_demo() as server, person(server, None) as ada:
@@ -69,13 +54,13 @@ async def test_enter_answers_with_the_tidied_name_and_the_rooms(autojump_clock: 
 async def test_names_that_are_refused(name: object, code: str, autojump_clock: MockClock) -> None:
     """A name that is empty, too long, misleading or no text is refused with its own code."""
     async with serve_demo() as server, person(server, None) as ada:
-        assert await code_of(ada, "chat.enter", {"name": name}) == code
+        assert (await refusal(ada, "chat.enter", {"name": name})).code == code
 
 
 async def test_without_a_name_one_cannot_join(autojump_clock: MockClock) -> None:
     """Joining before entering is refused, and leaves no membership."""
     async with serve_demo() as server, person(server, None) as ada:
-        assert await code_of(ada, "chat.join", {"room": "general"}) == "NO_NAME"
+        assert (await refusal(ada, "chat.join", {"room": "general"})).code == "NO_NAME"
         assert server.manager.get_room("chat.general") is None
 
 
@@ -83,7 +68,7 @@ async def test_without_a_name_one_cannot_join(autojump_clock: MockClock) -> None
 async def test_room_names_that_are_refused(room: str, autojump_clock: MockClock) -> None:
     """Invariant 10: a client's text never names a room outside of the chat's own, nor one that is no name."""
     async with serve_demo() as server, person(server, "Ada") as ada:
-        assert await code_of(ada, "chat.join", {"room": room}) == "BAD_ROOM"
+        assert (await refusal(ada, "chat.join", {"room": room})).code == "BAD_ROOM"
 
 
 async def test_two_people_talk(autojump_clock: MockClock) -> None:
@@ -105,10 +90,10 @@ async def test_two_people_talk(autojump_clock: MockClock) -> None:
 async def test_what_cannot_be_said(autojump_clock: MockClock) -> None:
     """Empty and overlong texts, and talk in rooms that one is not in, are refused and reach nobody."""
     async with serve_demo() as server, person(server, "Ada", "general") as ada, person(server, "Bob") as bob:
-        assert await code_of(ada, "chat.say", {"room": "general", "text": " \n "}) == "EMPTY"
-        assert await code_of(ada, "chat.say", {"room": "general", "text": "x" * (MAX_TEXT + 1)}) == "TOO_LONG"
-        assert await code_of(ada, "chat.say", {"room": "off-topic", "text": "hi"}) == "NOT_IN_ROOM"
-        assert await code_of(bob, "chat.say", {"room": "general", "text": "hi"}) == "NOT_IN_ROOM"
+        assert (await refusal(ada, "chat.say", {"room": "general", "text": " \n "})).code == "EMPTY"
+        assert (await refusal(ada, "chat.say", {"room": "general", "text": "x" * (MAX_TEXT + 1)})).code == "TOO_LONG"
+        assert (await refusal(ada, "chat.say", {"room": "off-topic", "text": "hi"})).code == "NOT_IN_ROOM"
+        assert (await refusal(bob, "chat.say", {"room": "general", "text": "hi"})).code == "NOT_IN_ROOM"
         picture = await bob.request("chat.join", {"room": "general"})
         assert picture["messages"] == []
 
@@ -191,13 +176,4 @@ async def test_a_room_that_the_program_closes_is_empty_for_everybody(autojump_cl
 async def test_the_page_and_all_that_it_loads_are_served(autojump_clock: MockClock) -> None:
     """Every file that the page names is there with its type, and nothing is loaded from elsewhere."""
     async with serve_demo() as server:
-        head, page = await get(server, "/")
-        assert head.startswith("http/1.1 200")
-        assert "content-type: text/html; charset=utf-8" in head
-        links = re.findall(rb'(?:href|src)="(?!data:|#)([^"]+)"', page)
-        assert links == [b"style.css", b"app.js"]
-        for name, kind in (("style.css", "text/css"), ("app.js", "text/javascript"), ("client.js", "text/javascript")):
-            head, body = await get(server, f"/{name}")
-            assert head.startswith("http/1.1 200")
-            assert f"content-type: {kind}" in head
-            assert not re.search(rb"https?://", body)
+        await check_files(server, "client.js")

@@ -69,12 +69,6 @@ async def sees(page: Page, by: str, text: str) -> None:
     )
 
 
-async def shows(page: Page, selector: str, text: str) -> None:
-    """Wait until something that matches contains this text."""
-    found = f"[...document.querySelectorAll({json.dumps(selector)})]"
-    await page.wait_for(f"{found}.some((it) => it.textContent.includes({json.dumps(text)}))")
-
-
 async def test_two_tabs_chat() -> None:
     """Two tabs see each other's names, messages, earlier ones, unread ones of another room, and leaving."""
     async with run_demo() as (_, url), open_browser() as browser:
@@ -85,7 +79,7 @@ async def test_two_tabs_chat() -> None:
         await come_in(grace, "Grace")
         for page in (ada, grace):
             await page.wait_for(f"String({MEMBERS}) === 'Ada,Grace'")
-        await shows(ada, ".notice", "Grace came in")
+        await ada.shows(".notice", "Grace came in")
         await sees(grace, "Ada", "first!")
 
         await say(ada, "hello")
@@ -99,7 +93,7 @@ async def test_two_tabs_chat() -> None:
         await grace.click("[data-room='help-desk']")
         await grace.wait_for(f"String({MEMBERS}) === 'Grace'")
         await say(ada, "where did you go?")
-        await shows(grace, "[data-room='general'] .badge", "1")
+        await grace.shows("[data-room='general'] .badge", "1")
         await grace.click("[data-room='general']")
         await sees(grace, "Ada", "where did you go?")
         await grace.wait_for("!document.querySelector('.badge:not([hidden])')")
@@ -110,7 +104,7 @@ async def test_two_tabs_chat() -> None:
         await ada.wait_for(f"String({MEMBERS}) === 'Ada,Grace'")
 
         await grace.close()
-        await shows(ada, ".notice", "Grace left")
+        await ada.shows(".notice", "Grace left")
         await ada.wait_for(f"String({MEMBERS}) === 'Ada'")
         assert ada.errors == grace.errors == []
 
@@ -137,7 +131,7 @@ async def test_a_refused_message_can_be_changed_and_sent() -> None:
         page = await browser.new_page(url)
         await come_in(page, "Ada")
         await say(page, "x" * 1001)
-        await shows(page, "#say-problem", "1001 characters")
+        await page.shows("#say-problem", "1001 characters")
         await page.wait_for("document.querySelector('#text').value.length === 1001")
         await page.evaluate("document.querySelector('#text').value = ''")
         await say(page, "shorter")
@@ -159,10 +153,10 @@ async def test_a_restart_of_the_server_is_seen_and_survived() -> None:
             process.send_signal(signal.SIGTERM)
             for page in (ada, grace):
                 await page.wait_for(f"{STATE} === 'waiting'")
-                await shows(page, "#banner", "The server is restarting. Reconnecting")
+                await page.shows("#banner", "The server is restarting. Reconnecting")
             assert await process.wait() == 0
         await say(ada, "is anybody there?")
-        await shows(ada, "#say-problem", "no connection")
+        await ada.shows("#say-problem", "no connection")
         assert await ada.evaluate("document.querySelector('#text').value") == "is anybody there?"
         async with run_demo(int(url.rstrip("/").rpartition(":")[2])):
             for page in (ada, grace):
@@ -179,7 +173,7 @@ async def test_a_tab_that_was_offline_comes_back() -> None:
         await come_in(page, "Ada")
         await page.set_offline(True)
         await page.wait_for(f"{STATE} === 'offline'")
-        await shows(page, "#banner", "You are offline")
+        await page.shows("#banner", "You are offline")
         await page.set_offline(False)
         await page.wait_for(f"{STATE} === 'open' && String({MEMBERS}).includes('Ada')")
         await say(page, "back")
@@ -194,13 +188,13 @@ async def test_a_new_room_is_listed_for_everybody_and_can_be_left() -> None:
         await come_in(grace, "Grace")
         await ada.type("#new-room-name", "Tea & Bücher!")
         await ada.press("Enter")
-        await shows(ada, "#room-title", "Tea bücher")
-        await shows(grace, "[data-room='tea-bücher'] small", "1")
+        await ada.shows("#room-title", "Tea bücher")
+        await grace.shows("[data-room='tea-bücher'] small", "1")
         await grace.click("[data-room='tea-bücher']")
         await grace.wait_for(f"String({MEMBERS}) === 'Ada,Grace'")
         await grace.click("#leave")
-        await shows(grace, "#room-title", "General")
-        await shows(ada, ".notice", "Grace left")
+        await grace.shows("#room-title", "General")
+        await ada.shows(".notice", "Grace left")
         assert ada.errors == grace.errors == []
 
 
@@ -216,8 +210,63 @@ async def test_the_close_code_decides_whether_the_page_comes_back() -> None:
             conn.close(code, "because")
             await conn.wait_closed()
         await page.wait_for(f"{STATE} === 'ended'")
-        await shows(page, "#banner", "because")
+        await page.shows("#banner", "because")
         assert not manager.connections
         await page.click("#retry")
         await page.wait_for(f"JSON.parse(sessionStorage.mine).length === 3 && {STATE} === 'open'")
+        assert page.errors == []
+
+
+async def test_who_is_removed_from_a_room_can_join_again() -> None:
+    """Instead of the field for a message there is the reason and a button; with it the field is back."""
+    manager = make_manager()
+    async with serve_rooms(manager) as server, open_browser() as browser:
+        page = await browser.new_page(f"http://127.0.0.1:{server.port}/")
+        await come_in(page, "Ada")
+        room = manager.get_room("chat.general")
+        assert room is not None
+        room.kick(room.members[0], message="A moderator removed you.")
+        await page.shows("#shut", "A moderator removed you.")
+        await page.wait_for("document.querySelector('#say').hidden && document.querySelector('#leave').hidden")
+        await page.click("#join")
+        await page.wait_for("document.querySelector('#shut').hidden")
+        await say(page, "back again")
+        await sees(page, "You", "back again")
+        assert page.errors == []
+
+
+async def test_entering_waits_for_the_server() -> None:
+    """Without a server the form says so and that it tries again; when there is one, the person is in."""
+    async with open_browser() as browser:
+        async with serve_rooms(make_manager()) as server:
+            page = await browser.new_page(f"http://127.0.0.1:{server.port}/")
+        await page.type("#name", "Ada")
+        await page.press("Enter")
+        await page.shows("#enter-problem", "The server cannot be reached. Trying again")
+        assert await page.evaluate("document.querySelector('#enter-button').disabled")
+        async with serve_rooms(make_manager(), port=server.port):
+            await page.wait_for(f"({MEMBERS}).includes('Ada')", seconds=60)
+
+
+async def test_a_window_of_any_width() -> None:
+    """Nothing has to be scrolled sideways; where members are a drawer, Escape shuts it and the focus is back."""
+    widths = (320, 390, 900, 1200)
+    async with serve_rooms(make_manager()) as server, open_browser() as browser:
+        page = await browser.new_page(f"http://127.0.0.1:{server.port}/")
+        for width in widths:
+            await page.resize(width, 700, mobile=width < 500)
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        await come_in(page, "Ada Augusta King, Countess of L.")
+        await say(page, "wide" * 200)
+        await sees(page, "You", "wide" * 200)
+        for width in widths:
+            await page.resize(width, 700, mobile=width < 500)
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
+            assert await page.evaluate("document.querySelector('#scroller').scrollWidth") <= width
+            if width < 1080:
+                await page.evaluate("document.querySelector('#open-people').focus()")
+                await page.press("Enter")
+                await page.wait_for("document.activeElement.id === 'people' && document.querySelector('.room').inert")
+                await page.press("Escape")
+                await page.wait_for("document.activeElement.id === 'open-people'")
         assert page.errors == []

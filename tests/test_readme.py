@@ -19,6 +19,7 @@ import attrs
 import pytest
 
 import trio_rooms
+from conversations import assert_as_printed
 from program import ROOT, open_websocket, run_program
 from trio_rooms import ActionError, Config, JoinError, Limits
 
@@ -120,19 +121,6 @@ async def test_the_first_conversation(tmp_path: Path) -> None:
         # Whatever was sent unprinted stands before the answer to this.
         await ws.send_message('{"action": "$leave", "data": {"room": "kitchen"}, "id": "end"}')
         assert json.loads(await ws.get_message())["id"] == "end"
-
-
-def assert_as_printed(found: Any, printed: Any) -> None:
-    """Equal, but for printed strings that are cut short, such as ids that are new each time."""
-    if isinstance(printed, dict):
-        assert list(found) == list(printed)
-        for key, value in printed.items():
-            assert_as_printed(found[key], value)
-    elif isinstance(printed, str) and printed.endswith("…"):
-        assert isinstance(found, str)
-        assert len(found) >= len(printed)
-    else:
-        assert found == printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

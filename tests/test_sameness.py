@@ -60,9 +60,6 @@ def for_trio_websocket(script: Script) -> Differently:
             if size > script.max_message_bytes or fragments > script.max_fragments:
                 # Counts what it has decoded, in characters, and counts no fragments; ours reads the header.
                 return Differently(position, Close(1009))
-            if piece.fin and fragments == 1 and piece.opcode == Opcode.TEXT and come < len(piece.data):
-                # Decodes the payload of a frame that will never be whole; ours takes usual frames as a whole.
-                return Differently(position + piece.header_size, LOST)
             if piece.fin:
                 size = fragments = 0
         position += come

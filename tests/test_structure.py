@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import sys
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -129,6 +130,13 @@ KNOWN_AS_TYPES: dict[tuple[str, str], str] = {
 }
 
 MAX_LINES = 400
+
+ROOT = Path(__file__).parents[1]
+
+#: What an example may import besides the package, the standard library and its neighbours: what the package needs
+#: anyway; and its tests what tests need.
+LIBRARIES = frozenset({"trio", "trio_websocket", "attrs", "msgspec", "h11"})
+TEST_LIBRARIES = frozenset({"pytest"})
 
 
 @attrs.frozen
@@ -262,6 +270,30 @@ def test_users_import_only_public_names(module: str) -> None:
         assert not any(part.startswith("_") for part in path), f"line {found.line}: {'.'.join(path)} is private"
         if found.name is not None and found.target in EXPORTS:
             assert found.name in EXPORTS[found.target], f"line {found.line}: {found.target} exports no {found.name}"
+
+
+def absolute_imports(path: Path) -> Iterator[tuple[str, str | None]]:
+    """The module of each import in a file outside of the package, and the name that is taken from it."""
+    for node, *_ in statements(ast.parse(path.read_text(encoding="utf-8"))):
+        for alias in node.names:
+            if isinstance(node, ast.Import):
+                yield alias.name, None
+            elif not node.level:
+                yield node.module or "", alias.name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
+def test_examples_use_only_public_names(path: Path) -> None:
+    """An example is written with what the package exports, and needs nothing that does not come with it."""
+    neighbours = {other.stem for other in path.parent.glob("*.py")}
+    others = LIBRARIES | neighbours | (TEST_LIBRARIES if path.name.startswith("test_") else frozenset())
+    for module, name in absolute_imports(path):
+        if is_ours(module):
+            assert name in EXPORTS.get(module, ()), f"{module} exports no {name}"
+        else:
+            assert module.partition(".")[0] in sys.stdlib_module_names | others, f"{module} has to be installed"
+    attributes = [node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)]
+    assert not [name for name in attributes if name.startswith("_") and not name.endswith("__")]
 
 
 def test_no_import_cycles() -> None:

@@ -18,7 +18,8 @@ from trio_rooms._wire.fanout import FanOut
 from trio_rooms._wire.flusher import Flusher
 from trio_rooms._wire.frames import Frame, make_frame
 from trio_rooms._wire.native import NativeTransport
-from trio_rooms._wire.outbox import Outbox, OutboxStatistics
+from trio_rooms._wire.outbox import Outbox
+from trio_rooms._wire.outbox_statistics import OutboxStatistics
 from trio_rooms._wire.sink import Sink, WriteTimedOut
 from trio_rooms._wire.transport import Close, TransportClosed
 

@@ -51,7 +51,7 @@ from ._rooms.publication import Publication as Publication
 from ._rooms.publication import Report as Report
 from ._server import Server as Server
 from ._wire.headers import Headers as Headers
-from ._wire.outbox import OutboxStatistics as OutboxStatistics
+from ._wire.outbox_statistics import OutboxStatistics as OutboxStatistics
 from ._wire.request import HandshakeRequest as HandshakeRequest
 from ._wire.transport import Close as Close
 

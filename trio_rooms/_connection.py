@@ -25,7 +25,8 @@ from ._log import ConnectionLogger
 from ._membership import Joined, LeaveReason, Memberships
 from ._messages.envelope import decode_as
 from ._wire.headers import Headers
-from ._wire.outbox import Outbox, OutboxStatistics
+from ._wire.outbox import Outbox
+from ._wire.outbox_statistics import OutboxStatistics
 from ._wire.request import HandshakeRequest
 from ._wire.sink import Sink
 from ._wire.transport import Close, Transport

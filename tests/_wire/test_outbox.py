@@ -67,7 +67,7 @@ def private(data: object = "") -> Frame:
 def written(outbox: Outbox, max_bytes: int = BIG) -> list[str]:
     """Take like a writer whose writes succeed; the messages."""
     batch = outbox.take(max_bytes)
-    outbox.written += len(batch)
+    outbox.wrote(len(batch))
     return [frame.payload.decode() for frame in batch]
 
 

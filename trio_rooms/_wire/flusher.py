@@ -80,8 +80,10 @@ class Flusher:
         if not self._under_way:
             self._under_way, self.many = self.many, []
             self._under_way.reverse()
-        for _ in range(min(len(self._under_way), _SLICE)):
-            self._under_way.pop().flush()
+        batch = self._under_way[-_SLICE:]
+        del self._under_way[-_SLICE:]
+        for outbox in reversed(batch):
+            outbox.flush()
 
     def _wake(self) -> None:
         if self._parked is not None:

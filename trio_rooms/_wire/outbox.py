@@ -28,6 +28,7 @@ import trio
 from .._errors import ConnectionGone, MessageTooLarge, OutboxFull
 from .backlog import NOTHING, Backlog, Item, join
 from .frames import OVERHEAD, Frame
+from .outbox_statistics import OutboxStatistics
 from .overflow import bounds, same_key
 
 #: Results of :meth:`Outbox.put` other than a number of displaced frames.
@@ -46,28 +47,6 @@ class Outlet(Protocol):
 
     def failed(self) -> None:
         """The socket takes nothing any more."""
-
-
-@attrs.frozen
-class OutboxStatistics:
-    """A snapshot of one outbox."""
-
-    messages: int
-    """Messages that wait."""
-    bytes: int
-    """What they are charged: their frames, plus 64 bytes each."""
-    waiting: int
-    """Tasks that wait for room."""
-    enqueued: int
-    """Taken in so far."""
-    written: int
-    """Handed to the transport."""
-    displaced: int
-    """Removed or replaced by a newer publication of the same room."""
-    discarded: int
-    """Never written because the connection ended first."""
-    dropped: int
-    """Publications that were refused (not among ``enqueued``)."""
 
 
 @attrs.define(eq=False)
@@ -91,8 +70,10 @@ class Outbox(trio.abc.SendChannel[Frame]):
         "_enqueued",
         "_max_write",
         "_open",
+        "_passed",
         "_room_made",
         "_waiting",
+        "_written",
         "backlog",
         "discarded",
         "displaced",
@@ -100,7 +81,6 @@ class Outbox(trio.abc.SendChannel[Frame]):
         "form",
         "outlet",
         "send_now",
-        "written",
     )
 
     def __init__(
@@ -116,8 +96,10 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self._waiting: deque[_Ticket] | None = None
         self._room_made: trio.lowlevel.ParkingLot | None = None
         self._open = True
+        # A counter is an object, too: what a flush writes of a shared backlog counts in one instead of both others.
+        self._passed = 0
         self._enqueued = 0
-        self.written: int = 0
+        self._written = 0
         self.displaced: int = 0
         self.discarded: int = 0
         self.dropped: int = 0
@@ -249,9 +231,10 @@ class Outbox(trio.abc.SendChannel[Frame]):
         if taken < len(data):
             self.outlet.blocked(count, data, taken)
             return
-        if backlog.owner is not None:
-            self._enqueued += count  # no copy has been made, where it would have been counted
-        self.written += count
+        if backlog.owner is None:
+            self._written += count
+        else:
+            self._passed += count  # no copy has been made, where it would have been counted as enqueued
         self.backlog = self._empty
         if self._waiting or self._room_made:
             self._make_room()
@@ -271,7 +254,11 @@ class Outbox(trio.abc.SendChannel[Frame]):
                 self.outlet.blocked(count, data, taken)
             else:
                 self.take_first(count)
-                self.written += count  # after it, for it may end in a flush of what it has made room for
+                self._written += count  # after it, for it may end in a flush of what it has made room for
+
+    def wrote(self, count: int) -> None:
+        """Count messages as written that were taken before."""
+        self._written += count
 
     def _make_room(self) -> None:
         if self._waiting:
@@ -316,7 +303,12 @@ class Outbox(trio.abc.SendChannel[Frame]):
     def enqueued(self) -> int:
         """How many messages were taken in so far."""
         shared = self.backlog is not None and self.backlog.owner is not None
-        return self._enqueued + (len(self._items) if shared else 0)
+        return self._passed + self._enqueued + (len(self._items) if shared else 0)
+
+    @property
+    def written(self) -> int:
+        """How many messages the transport has taken so far."""
+        return self._passed + self._written
 
     def statistics(self) -> OutboxStatistics:
         """What is in it, and what went through it."""

@@ -150,7 +150,7 @@ class Sink:
                 break
             count -= 1
         self._in_hand = count
-        self.outbox.written += len(frames) - count
+        self.outbox.wrote(len(frames) - count)
 
     def failed(self) -> None:
         """Let the writer meet what a flush has met, and tell."""
@@ -193,7 +193,7 @@ class Sink:
             while batch:
                 with trio.move_on_after(self._write_timeout) as scope:
                     written = await transport.send(batch)
-                    self.outbox.written += written
+                    self.outbox.wrote(written)
                     del batch[:written]
                 if scope.cancelled_caught:
                     raise WriteTimedOut
@@ -203,7 +203,7 @@ class Sink:
     async def _write_rest(self, transport: Transport) -> None:
         """What is left of a write of the flusher."""
         await self._in_time(transport.send_rest)
-        self.outbox.written += self._in_hand
+        self.outbox.wrote(self._in_hand)
         self._in_hand = 0
 
     async def _write_ping(self, transport: Transport) -> None:

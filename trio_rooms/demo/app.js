@@ -34,6 +34,7 @@ function roomOf(title) {
       seen: new Set(), // keys of the messages in the log
       unread: 0,
       draft: "",
+      shut: "", // why we are not in it, after the server has removed us or refused a join
     });
   }
   return rooms.get(title);
@@ -61,12 +62,14 @@ async function enter() {
     document.body.dataset.stage = "entry";
     sessionStorage.removeItem("name");
     name = null;
+    drawState();
     problem("enter-problem", error.message);
   }
 }
 
 async function join(room) {
   room.wanted = true;
+  room.shut = "";
   room.early = [];
   try {
     const data = await client.request("chat.join", { room: room.title });
@@ -86,8 +89,8 @@ async function join(room) {
     room.early = null;
     if (error.code === "NOT_CONFIRMED" || error.code === "NOT_CONNECTED") return;
     room.wanted = false;
+    room.shut = error.message;
     for (const item of room.log.filter((item) => item.held)) Object.assign(item, { held: false, failed: error.message });
-    add(room, { kind: "notice", at: Date.now(), text: error.message });
   }
   keepRooms();
   if (room.title === current) drawRoom();
@@ -141,7 +144,8 @@ client.addEventListener("closed", ({ detail }) => {
   const room = roomOf(detail.room.slice(PREFIX.length));
   room.joined = room.wanted = false;
   room.members.clear();
-  add(room, { kind: "notice", at: Date.now(), text: detail.message || "You are no longer in this room" });
+  room.shut = detail.message || "You were removed from this room.";
+  add(room, { kind: "notice", at: Date.now(), text: room.shut });
   keepRooms();
   drawRooms();
   drawMembers();
@@ -318,8 +322,11 @@ function drawMembers() {
   );
   const count = members.length;
   $("people-count").textContent = count || "";
-  $("leave").textContent = room.wanted ? "Leave" : "Join";
-  $("room-about").textContent = count > 1 ? `${count} people here` : count ? "Only you so far" : "Not joined";
+  $("leave").hidden = !room.wanted;
+  $("shut").hidden = !room.shut;
+  $("say").hidden = room.shut !== "";
+  $("shut-text").textContent = room.shut;
+  $("room-about").textContent = count > 1 ? `${count} people here` : count ? "Only you so far" : room.shut ? "Not in this room" : "…";
 }
 
 // A button stays the same element for as long as its room is listed: replacing it under a finger, or under
@@ -361,21 +368,33 @@ function drawRoom() {
 
 function drawState() {
   const left = link.at ? Math.max(0, Math.ceil((link.at - Date.now()) / 1000)) : 0;
-  const back = left ? `in ${left} s` : "now";
   const [short, long] = {
-    connecting: ["Connecting…", "Connecting…"],
+    connecting: ["Connecting", "Connecting…"],
     open: ["Connected", ""],
-    draining: ["Restarting", "The server is about to restart"],
-    waiting: [`Reconnecting ${back}`, `${restarting ? "The server is restarting" : "The connection was lost"}. Reconnecting ${back}.`],
-    offline: ["Offline", "You are offline"],
+    draining: ["Restarting", "The server is about to restart."],
+    waiting: ["Reconnecting", `${restarting ? "The server is restarting" : "The connection was lost"}. Reconnecting`],
+    offline: ["Offline", "You are offline."],
     ended: ["Disconnected", `The server has ended the connection${link.reason ? `: ${link.reason}` : "."}`],
   }[link.state];
-  $("state").dataset.state = link.state;
+  document.body.dataset.link = $("state").dataset.state = link.state;
   $("state-text").textContent = short;
+  $("banner").hidden = !long;
+  // A status is read aloud when it is set: the seconds, which change, stand beside it.
+  if ($("banner-text").textContent !== long) $("banner-text").textContent = long;
+  $("banner-in").textContent = link.state !== "waiting" ? "" : left ? `in ${left} s` : "now";
   $("retry").hidden = !["waiting", "ended"].includes(link.state);
+  $("retry").textContent = link.state === "ended" ? "Reconnect" : "Now";
   $("my-name").textContent = name ?? "";
   if (name) $("my-face").replaceWith(Object.assign(face(name), { id: "my-face" }));
-  problem("banner", long);
+  drawEntry();
+}
+
+function drawEntry() {
+  const entering = name !== null && document.body.dataset.stage === "entry";
+  $("enter-button").disabled = entering;
+  $("enter-button").textContent = entering ? "Entering…" : "Enter";
+  const why = { waiting: "The server cannot be reached. Trying again…", offline: "You are offline.", ended: link.reason || "The server has refused you." };
+  if (entering) problem("enter-problem", why[link.state]);
 }
 
 function show(title) {
@@ -419,7 +438,16 @@ function drawers(open = "") {
     $(button).setAttribute("aria-expanded", String(drawer === open));
   }
   $("veil").classList.toggle("open", open !== "");
+  document.querySelector(".room").inert = open !== "";
   if (open) document.body.classList.add("drawn"); // drawers slide when they are used, not when the window shrinks
+  if (open) $(open).focus();
+}
+
+// Closes a drawer, and gives the focus back to the button that had opened it.
+function shutDrawer() {
+  const opener = document.querySelector("[aria-expanded='true']");
+  drawers();
+  opener?.focus();
 }
 
 // ---- what the person does
@@ -428,6 +456,7 @@ $("enter").onsubmit = (event) => {
   event.preventDefault();
   name = $("name").value;
   problem("enter-problem");
+  drawState();
   if (link.state === "open") enter();
   else client.connect();
 };
@@ -458,7 +487,8 @@ $("text").onkeydown = (event) => {
     $("say").requestSubmit();
   }
 };
-$("leave").onclick = () => (roomOf(current).wanted ? leave : join)(roomOf(current));
+$("leave").onclick = () => leave(roomOf(current));
+$("join").onclick = () => (join(roomOf(current)), drawMembers());
 $("retry").onclick = () => client.connect();
 $("newer").onclick = toEnd;
 $("scroller").onscroll = (event) => {
@@ -469,9 +499,9 @@ $("scroller").onscroll = (event) => {
 new ResizeObserver(() => following && toEnd()).observe($("scroller"));
 $("open-side").onclick = () => drawers("side");
 $("open-people").onclick = () => drawers("people");
-$("veil").onclick = () => drawers();
+$("veil").onclick = shutDrawer;
 document.onkeydown = (event) => {
-  if (event.key === "Escape") drawers();
+  if (event.key === "Escape") shutDrawer();
   const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
   if (!event.altKey || !step || document.body.dataset.stage !== "chat") return;
   event.preventDefault();
@@ -486,5 +516,7 @@ document.onvisibilitychange = () => {
 setInterval(() => link.state === "waiting" && drawState(), 250);
 
 for (const title of stored("rooms", [])) roomOf(title).wanted = true;
-if (name) client.connect();
-else document.body.dataset.stage = "entry";
+if (name) {
+  $("name").value = name;
+  client.connect();
+}

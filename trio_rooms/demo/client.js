@@ -26,11 +26,13 @@ export class RoomsClient extends EventTarget {
   #lastId = 0;
   #waiting = new Map(); // id of a request -> how to settle it
   #drainMs = null;
+  #state = "";
 
   constructor(url) {
     super();
     this.#url = url;
-    addEventListener("online", () => this.connect());
+    // Not after "ended": then only the person may ask for another connection.
+    addEventListener("online", () => ["offline", "waiting"].includes(this.#state) && this.connect());
     addEventListener("offline", () => this.#lost({ code: 1006, reason: "" }));
   }
 
@@ -118,6 +120,7 @@ export class RoomsClient extends EventTarget {
   }
 
   #tell(type, detail) {
+    if (type === "state") this.#state = detail.state;
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }
