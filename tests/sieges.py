@@ -74,16 +74,17 @@ class Siege:
         await empty(self.server, but=1)
 
     @asynccontextmanager
-    async def enter(self, *, behind: bytes = b"", **options: Any) -> AsyncGenerator[Attacker]:
-        """An attacker that has had its upgrade, and nothing else; ``behind`` is sent in one piece with the request."""
+    async def enter(self, **options: Any) -> AsyncGenerator[Attacker]:
+        """An attacker that has had its upgrade, and nothing else. Options are those of :func:`dial`."""
         known = set(self.manager.connections)
         async with await self.dial(**options) as stream:
-            await stream.send_all(handshake_bytes() + behind)
+            await stream.send_all(handshake_bytes())
             response = split_response(bytes(await stream.receive_some()))
             assert response is not None
             assert (response[0], response[2]) == (101, b"")
-            (new,) = set(self.manager.connections) - known
-            yield Attacker(stream, self.manager.connections[new])
+            while not (new := set(self.manager.connections) - known):
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            yield Attacker(stream, self.manager.connections[new.pop()])
 
     async def is_unnoticed(self) -> None:
         """The innocent is served, and since the last time has heard nothing of anybody."""

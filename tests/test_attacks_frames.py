@@ -18,7 +18,15 @@ from hall import of, record
 from probes import MALFORMED, MAX, NO_TEXT, VIOLATIONS, fragmented
 from sieges import ANSWER, ECHO, ROOM, Attacker, Siege, besieged
 from trio_rooms import Close, Config, Limits, Manager
-from trio_rooms.testing import Opcode, ServerFrame, client_frame, close_payload
+from trio_rooms.testing import (
+    Opcode,
+    ServerFrame,
+    client_frame,
+    close_payload,
+    handshake_bytes,
+    parse_server_frames,
+)
+from trio_rooms.testing._raw import split_response
 
 pytestmark = pytest.mark.sockets
 
@@ -58,8 +66,13 @@ async def test_violations(data: bytes, code: int) -> None:
 async def test_a_violation_with_the_request(name: str) -> None:
     """2.2: a violation in one segment with the request is no other than one that comes later."""
     data, code = VIOLATIONS[name]
-    async with besieged(manager_with(), transport="native") as siege, siege.enter(behind=data) as attacker:
-        await ended(siege, attacker, code)
+    async with besieged(manager_with(), transport="native") as siege:
+        response = split_response(await siege.ask(handshake_bytes() + data + ECHO * 100))
+        assert response is not None
+        (frame,) = parse_server_frames(response[2])
+        assert (response[0], frame.opcode, frame.payload[:2]) == (101, CLOSE, close_payload(code))
+        await siege.gone()
+        assert [(close.code, close.by) for close in siege.told] == [(code, "server")]
 
 
 @pytest.mark.parametrize(
