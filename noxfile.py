@@ -154,6 +154,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Make the pages and pictures that are made from the source; the tests fail while one is out of date."""
+    session.install("attrs")
+    for script in ("make_reference.py", "make_task_tree.py"):
+        session.run("python", f"docs/{script}")
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """What the ``tests`` sessions of this and earlier runs covered together; fails below the bound."""
     session.install(*group("tests"))

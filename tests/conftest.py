@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any
@@ -14,6 +14,7 @@ import trio
 from trio.testing import MockClock
 
 import transport_default
+from listeners import open_descriptors
 
 pytest_plugins = ["trio_rooms.testing.fixtures"]
 
@@ -91,6 +92,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function):
             bound_item(item)
+
+
+@pytest.fixture
+def no_leak() -> Iterator[None]:
+    """Whatever the test does, as many descriptors are open after it as before."""
+    before = open_descriptors()
+    yield
+    assert open_descriptors() == before
 
 
 def skipped(config: pytest.Config) -> list[pytest.CollectReport | pytest.TestReport]:

@@ -24,6 +24,7 @@ import attrs
 import pytest
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
+from markdown import assert_as_printed
 from program import open_websocket
 
 _STEP = re.compile(r"^    (\w*)([:<>]) (.+(?:\n {6,}\S.*)*)$", re.MULTILINE)
@@ -59,18 +60,6 @@ def printed(text: str) -> list[str]:
 def overlooked(text: str) -> list[str]:
     """The lines that are indented like a conversation and are no part of it."""
     return re.findall(r"^ {4}\S.*$", _PRINTED.sub("", _STEP.sub("", text)), re.MULTILINE)
-
-
-def assert_as_printed(found: Any, shown: Any) -> None:
-    """Equal, but for printed strings that are cut short, such as ids that are new each time."""
-    if isinstance(found, dict) and isinstance(shown, dict):
-        assert sorted(found) == sorted(shown), f"{found} where {shown} is shown"
-        for key, value in shown.items():
-            assert_as_printed(found[key], value)
-    elif isinstance(found, str) and isinstance(shown, str) and shown.endswith("…"):
-        assert len(found) >= len(shown), f"{found!r} where {shown!r} is shown"
-    else:
-        assert found == shown, f"{found!r} where {shown!r} is shown"
 
 
 @attrs.define(eq=False)

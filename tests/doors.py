@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 from collections.abc import AsyncGenerator
@@ -10,20 +9,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-import pytest
 import trio
 import trio.testing
 import trio_websocket
 
 from trio_rooms import Config, Manager, Server, serve_rooms
 from trio_rooms.testing import TestClient
-
-needs_dev_fd = pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="nothing lists the open descriptors")
-
-
-def open_descriptors() -> int:
-    """How many there are."""
-    return len(os.listdir("/dev/fd"))
 
 
 def make_manager(config: Config | None = None) -> Manager:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 
+import pytest
 import trio
 import trio.testing
 
@@ -36,3 +38,11 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
         self._send.close()
         self._receive.close()
         await trio.lowlevel.checkpoint()
+
+
+needs_dev_fd = pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="nothing lists the open descriptors")
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(os.listdir("/dev/fd"))

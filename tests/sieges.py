@@ -12,7 +12,8 @@ import attrs
 import trio
 import trio.testing
 
-from doors import ask, connect, dial, empty, open_descriptors, read_to_end
+from doors import ask, connect, dial, empty, read_to_end
+from listeners import open_descriptors
 from trio_rooms import Close, Connection, Manager, Server, serve_rooms
 from trio_rooms.testing import Opcode, ServerFrame, TestClient, client_frame, handshake_bytes, parse_server_frames
 from trio_rooms.testing._raw import split_response

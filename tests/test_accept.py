@@ -17,7 +17,9 @@ import pytest
 import trio
 import trio.testing
 
-from trio_rooms._accept import accept_forever, describe, open_listeners
+from listeners import open_descriptors
+from trio_rooms._accept import accept_forever
+from trio_rooms._listening import open_listeners
 
 LOGGER = logging.getLogger("test_accept")
 DEADLINE = 10
@@ -86,19 +88,6 @@ async def accepting(listener: trio.abc.Listener[Any]) -> AsyncGenerator[Seen, No
 def failure(code: int) -> OSError:
     """The error that the system reports with this errno."""
     return OSError(code, os.strerror(code))
-
-
-def open_descriptors() -> int:
-    """How many there are; the listing itself takes one more, each time."""
-    return len(os.listdir("/dev/fd"))
-
-
-@pytest.fixture
-def no_leak() -> Iterator[None]:
-    """Whatever the test does, as many descriptors are open after it as before."""
-    before = open_descriptors()
-    yield
-    assert open_descriptors() == before
 
 
 @contextmanager
@@ -346,115 +335,3 @@ async def test_starts_without_a_spare(listener: trio.SocketListener) -> None:
                 with descriptors_left(0):
                     await next_client.connect(listener.socket.getsockname())
                     assert await next_client.recv(6) == b""
-
-
-@attrs.define
-class TwoAddresses(trio.abc.HostnameResolver):
-    """Resolves every name to two loopback addresses; the first ``busy_ports`` ports are taken at the second.
-
-    ``broken`` has it answer for port 0 only.
-    """
-
-    busy: list[socket.socket] = attrs.field(factory=list)
-    busy_ports: int = 0
-    broken: bool = False
-    calls: int = 0
-
-    async def getaddrinfo(
-        self, host: bytes | None, port: bytes | str | int | None, family: int = 0, type: int = 0, *args: int
-    ) -> list[Any]:
-        await trio.lowlevel.checkpoint()
-        assert isinstance(port, int)
-        self.calls += 1
-        if port and self.broken:
-            raise socket.gaierror(socket.EAI_AGAIN, "try again")
-        if port and len(self.busy) < self.busy_ports:
-            self.busy.append(socket.create_server(("127.0.0.2", port)))
-        return [
-            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))
-            for address in ("127.0.0.1", "127.0.0.2")
-        ]
-
-    async def getnameinfo(self, sockaddr: object, flags: int) -> tuple[str, str]:
-        raise NotImplementedError
-
-
-@pytest.fixture
-def two_addresses() -> Iterator[TwoAddresses]:
-    """The resolver for this run of trio; Linux only, as other systems have one loopback address configured."""
-    if sys.platform != "linux":
-        pytest.skip("needs a second loopback address")
-    resolver = TwoAddresses()
-    yield resolver
-    for sock in resolver.busy:
-        sock.close()
-
-
-@pytest.mark.sockets
-async def test_one_port_for_all_addresses(two_addresses: TwoAddresses) -> None:
-    """Port 0 is one port, the same at each address of the host."""
-    trio.socket.set_custom_hostname_resolver(two_addresses)
-    listeners = await open_listeners("two.example", 0)
-    (first, port), second = describe(listeners)
-    assert (first, second) == ("127.0.0.1", ("127.0.0.2", port))
-    assert port > 0
-    for listener in listeners:
-        await listener.aclose()
-
-
-@pytest.mark.sockets
-async def test_next_port_when_taken_at_one_address(two_addresses: TwoAddresses) -> None:
-    """A port that is taken at the second address is given up for another one."""
-    trio.socket.set_custom_hostname_resolver(two_addresses)
-    two_addresses.busy_ports = 2
-    listeners = await open_listeners("two.example", 0)
-    assert len({port for _, port in describe(listeners)}) == 1
-    assert len(two_addresses.busy) == 2
-    for listener in listeners:
-        await listener.aclose()
-
-
-@pytest.mark.sockets
-@pytest.mark.usefixtures("no_leak")
-async def test_no_port_at_all(two_addresses: TwoAddresses) -> None:
-    """When no attempt finds a port that is free everywhere, the error comes out and nothing stays open."""
-    trio.socket.set_custom_hostname_resolver(two_addresses)
-    two_addresses.busy_ports = 1_000
-    with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
-        await open_listeners("two.example", 0)
-    assert two_addresses.calls == 2 * 10
-    for sock in two_addresses.busy:
-        sock.close()
-
-
-@pytest.mark.sockets
-@pytest.mark.usefixtures("no_leak")
-async def test_another_error_on_the_way(two_addresses: TwoAddresses) -> None:
-    """An error that another port would not mend comes out at once."""
-    trio.socket.set_custom_hostname_resolver(two_addresses)
-    two_addresses.broken = True
-    with pytest.raises(socket.gaierror):
-        await open_listeners("two.example", 0)
-    assert two_addresses.calls == 2
-
-
-@pytest.mark.sockets
-async def test_given_port() -> None:
-    """A port that was asked for is used, or it is an error."""
-    (first,) = await open_listeners("127.0.0.1", 0, backlog=5)
-    async with first:
-        ((_, port),) = describe([first])
-        with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
-            await open_listeners("127.0.0.1", port)
-    (again,) = await open_listeners("127.0.0.1", port)
-    assert describe([again]) == (("127.0.0.1", port),)
-    await again.aclose()
-
-
-async def test_describe() -> None:
-    """A TLS listener has the address of the one below; one without an address has no entry."""
-    (listener,) = await open_listeners("127.0.0.1", 0)
-    async with listener:
-        tls = trio.SSLListener(listener, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-        address = listener.socket.getsockname()
-        assert describe([tls, ScriptedListener([]), listener]) == (address, address)

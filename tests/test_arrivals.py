@@ -15,8 +15,8 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from doors import ask, callers_server, connect, dial, empty, make_manager, needs_dev_fd, open_descriptors, reset
-from listeners import MemoryListener
+from doors import ask, callers_server, connect, dial, empty, make_manager, reset
+from listeners import MemoryListener, needs_dev_fd, open_descriptors
 from trio_rooms import (
     Config,
     Connection,
@@ -27,7 +27,7 @@ from trio_rooms import (
     UsageError,
     serve_rooms,
 )
-from trio_rooms._arrivals import remote_address
+from trio_rooms._wire.peer import remote_address
 from trio_rooms.testing import FaultyStream, HandshakeRefused, TestClient, handshake_bytes, open_client, serve_in_memory
 
 # H2, over real sockets

@@ -71,7 +71,7 @@ REFUSED = {
         400,
         "bad_request",
     ),
-    "33 subprotocols": (offering(33), 400, "bad_request"),
+    "33 subprotocols": (offering(33), 400, "subprotocols"),
     "a plain GET": (b"GET /ws" + PLAIN, 426, "upgrade_required"),
     "a plain GET elsewhere": (b"GET /" + PLAIN, 404, "not_found"),
     "a plain POST": (b"POST /ws" + PLAIN, 426, "upgrade_required"),
@@ -243,7 +243,7 @@ async def test_tls_to_a_plain_port() -> None:
         assert siege.rejected == {"tls": 1}
 
 
-@pytest.mark.parametrize(("sent", "reason"), [(REQUEST, "hangup"), (b"", "timeout")], ids=["plain text", "nothing"])
+@pytest.mark.parametrize(("sent", "reason"), [(REQUEST, "tls_failed"), (b"", "timeout")], ids=["plain text", "nothing"])
 async def test_plain_text_to_a_tls_port(sent: bytes, reason: str) -> None:
     """2.1: who does not speak TLS on such a port is gone within the same time, and others are served meanwhile."""
     plain = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]

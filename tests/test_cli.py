@@ -18,8 +18,9 @@ import pytest
 import trio
 
 import trio_rooms
+from certificates import certificates, write_files
 from trio_rooms import Manager
-from trio_rooms.cli import load_manager, main, make_parser
+from trio_rooms.cli import DEFAULT_HOST, load_manager, main, make_parser
 from trio_rooms.testing import HandshakeRefused, TestClient
 
 DEADLINE = 30
@@ -139,7 +140,8 @@ def test_wrong_command_line(argv: list[str], capsys: pytest.CaptureFixture[str])
 def test_defaults() -> None:
     """Only this machine is served unless told otherwise."""
     options = make_parser().parse_args(["serve", "chat:manager"])
-    assert (options.host, options.port, options.path, options.allow_origin) == ("127.0.0.1", 8080, "/ws", None)
+    assert (options.host, DEFAULT_HOST, options.port, options.path) == (None, "127.0.0.1", 8080, "/ws")
+    assert (options.allow_origin, options.unix_path, options.certfile) == (None, None, None)
 
 
 def test_as_a_module() -> None:
@@ -242,7 +244,8 @@ class Running:
 
     async def url(self) -> str:
         """The one it prints once it listens."""
-        while (match := re.search(rb"(?:http|ws)://\S+(?=\s)", self.stdout)) is None or b"stop" not in self.stdout:
+        url = rb"(?:https?|wss?)(?:\+unix)?://\S+(?=\s)"
+        while (match := re.search(url, self.stdout)) is None or b"stop" not in self.stdout:
             if self._ended:
                 raise AssertionError(f"it ended without having served: {self.stderr.decode()}")
             await self._written.park()
@@ -349,3 +352,73 @@ async def test_any_origin() -> None:
         await connect(await server.url(), origin="https://evil.example.com") as client,
     ):
         assert await client.request("echo", 1) == 1
+
+
+@posix_signals
+@pytest.mark.sockets
+@pytest.mark.usefixtures("module")
+async def test_tls(tmp_path: Path) -> None:
+    """--certfile and --keyfile: the URL is one of TLS, at each host, and the server answers there."""
+    certificate, key = write_files(tmp_path)
+    arguments = ["--port", "0", "--certfile", str(certificate), "--keyfile", str(key), "--host", "127.0.0.1"]
+    async with running("serve", "users_chat:manager", *arguments, "--host", "localhost") as server:
+        url = await server.url()
+        assert url.startswith("wss://127.0.0.1:")
+        stream = certificates().wrap(await open_stream(url))
+        async with await TestClient.connect(stream, host=urlsplit(url).netloc) as client:
+            assert await client.request("echo", 1) == 1
+            await client.close()
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.process.wait() == 0
+    assert b"Traceback" not in server.stderr
+
+
+@posix_signals
+@pytest.mark.sockets
+async def test_demo_over_tls(tmp_path: Path) -> None:
+    """The demo's page is at https where it has a certificate."""
+    certificate, key = write_files(tmp_path)
+    arguments = ["--port", "0", "--certfile", str(certificate), "--keyfile", str(key)]
+    async with running("demo", *arguments) as server:
+        url = await server.url()
+        assert url.startswith("https://127.0.0.1:")
+        stream = certificates().wrap(await open_stream(url))
+        async with await TestClient.connect(stream, host=urlsplit(url).netloc) as client:
+            assert (await client.request("chat.enter", {"name": "Ada"}))["name"] == "Ada"
+            await client.close()
+
+
+@posix_signals
+@pytest.mark.sockets
+@pytest.mark.usefixtures("module")
+async def test_unix_path() -> None:
+    """--unix-path: a Unix socket in place of host and port, whose file is gone after the shutdown."""
+    async with running("serve", "users_chat:manager", "--unix-path", "app.sock") as server:
+        assert await server.url() == f"ws+unix://{Path('app.sock').absolute()}:/ws"
+        async with await TestClient.connect(await trio.open_unix_socket("app.sock")) as client:
+            assert await client.request("echo", 1) == 1
+            await client.close()
+        status, err = await finish("serve", "users_chat:manager", "--unix-path", "app.sock")
+        assert status == 1
+        assert err.startswith("trio-rooms: cannot serve on app.sock: ")
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.process.wait() == 0
+    assert not Path("app.sock").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--certfile", "missing.pem"], "cannot load the certificate: No such file"),
+        (["--certfile", "users_chat.py"], "cannot load the certificate: "),
+        (["--keyfile", "missing.key"], "--keyfile needs --certfile"),
+    ],
+)
+@pytest.mark.usefixtures("module")
+def test_wrong_certificate(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A certificate that cannot be loaded is one line on standard error, and status 2."""
+    assert main(["serve", "users_chat:manager", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"trio-rooms: {message}")
+    assert err.count("\n") == 1

@@ -97,7 +97,7 @@ async def test_each_field_counts(autojump_clock: MockClock) -> None:
         server = memory.server
         zero = server.statistics()
         assert attrs.asdict(zero) == {
-            field.name: {} if field.name in ("handshakes_rejected", "errors_told", "closes") else 0
+            field.name: {} if field.name in ("handshakes_rejected", "errors_told", "closes", "limited") else 0
             for field in attrs.fields(Statistics)
         } | {"draining": False}
         half = memory.open_stream()

@@ -320,7 +320,7 @@ async def test_refusals(autojump_clock: trio.testing.MockClock, data: bytes, sta
         (head(X="x" * 17 * 1024), 431, "headers"),
         (head(headers={**UPGRADE, **{f"X{i}": "x" for i in range(60)}}), 431, "headers"),
         (head(target="/" + "x" * 3 * 1024), 414, "target"),
-        (head(Sec_WebSocket_Protocol=",".join(f"p{i}" for i in range(33))), 400, "bad_request"),
+        (head(Sec_WebSocket_Protocol=",".join(f"p{i}" for i in range(33))), 400, "subprotocols"),
     ],
 )
 async def test_default_limits(autojump_clock: trio.testing.MockClock, data: bytes, status: int, reason: str) -> None:
@@ -335,7 +335,7 @@ async def test_default_limits(autojump_clock: trio.testing.MockClock, data: byte
         (Limits(max_headers=4), 431, "headers"),
         (Limits(max_header_line=20), 431, "headers"),
         (Limits(max_target_bytes=2), 414, "target"),
-        (Limits(max_subprotocols=1), 400, "bad_request"),
+        (Limits(max_subprotocols=1), 400, "subprotocols"),
     ],
 )
 async def test_limits_are_passed_on(
@@ -714,7 +714,7 @@ async def test_plain_text_to_tls(autojump_clock: trio.testing.MockClock) -> None
     with trio.fail_after(30):
         assert await server.shake_hands(ours) is None
     assert trio.current_time() == start
-    assert server.rejected == ["hangup"]
+    assert server.rejected == ["tls_failed"]
     await assert_closed(inner)
 
 

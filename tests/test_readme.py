@@ -1,7 +1,8 @@
 """What README.md and docs/ promise: the code runs, the typed conversation goes as printed, links and tables are right.
 
 Every block of Python is a program or a test of its own and is run as one, in a process of its own, with warnings as
-errors. A block behind ``<!-- not run -->`` is not.
+errors. A block behind ``<!-- not run -->`` is not. What is a file of a page that begins in an empty folder is run by
+tests/test_tutorial.py; the signatures in docs/reference.md are no programs.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
 
 import trio_rooms
-from conversations import assert_as_printed
+from limit_tables import metrics_of, table_of
+from markdown import PAGES, assert_as_printed, fences, fragments
 from program import ROOT, open_websocket, run_program
-from trio_rooms import ActionError, Config, JoinError, Limits
+from trio_rooms import ActionError, Config, JoinError, Limits, Statistics
+from trio_rooms._counters import Limited
+from trio_rooms._wire.head import Reason
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = ROOT / "docs" / "reference.md"
 
 NOT_RUN = 0
 
@@ -60,9 +64,9 @@ class Block:
 
 def blocks() -> Iterator[Block]:
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"(<!-- not run -->\n+)?^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-            yield Block(page, text[: match.start(2)].count("\n") + 1, match[2], run=match[1] is None)
+        for fence in () if page == REFERENCE else fences(page):
+            if fence.language == "python" and fence.file is None:
+                yield Block(page, fence.line, fence.text, run=fence.comment != "not run")
 
 
 BLOCKS = list(blocks())
@@ -79,8 +83,10 @@ def test_what_is_run() -> None:
     assert SCRIPTS
     assert len(SERVERS) == 1
     assert len(TESTS) + len(SERVERS) + len(SCRIPTS) == len(RUN)
-    fences = sum(page.read_text(encoding="utf-8").count("```py") for page in PAGES)
-    assert fences == len(BLOCKS)
+    # Blocks that are files are the walk's, see test_tutorial.py.
+    files = sum(fence.language == "python" and fence.file is not None for page in PAGES for fence in fences(page))
+    marked = sum(page.read_text(encoding="utf-8").count("```py") for page in PAGES if page != REFERENCE)
+    assert marked == len(BLOCKS) + files
 
 
 @pytest.mark.parametrize("block", SCRIPTS, ids=str)
@@ -94,7 +100,8 @@ def test_test(block: Block, tmp_path: Path) -> None:
     """A block with tests passes under pytest and pytest-trio, with no configuration but trio_mode."""
     output = finish("-m", "pytest", "-W", "error", "-o", "trio_mode=true", block.write(tmp_path), folder=tmp_path)
     names = [node.name for node in ast.parse(block.code).body if isinstance(node, ast.AsyncFunctionDef)]
-    assert f"{sum(name.startswith('test_') for name in names)} passed" in output
+    (passed,) = re.findall(r"=+ (\d+) passed in ", output)  # and nothing else: neither skipped nor deselected
+    assert int(passed) >= sum(name.startswith("test_") for name in names)
 
 
 def finish(*arguments: str | Path, folder: Path) -> str:
@@ -132,30 +139,20 @@ def test_links(page: Path) -> None:
         path, _, fragment = target.partition("#")
         found = page.parent / path if path else page
         assert found.is_file(), target
-        assert not fragment or fragment in headings(found), target
+        assert not fragment or fragment in fragments(found), target
 
 
-def headings(page: Path) -> list[str]:
-    """The fragments of a page's headings, as GitHub makes them."""
-    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+def test_every_page_is_listed() -> None:
+    """The README's list has each page of docs/ once, so that whoever begins there finds it."""
+    listed = (ROOT / "README.md").read_text(encoding="utf-8").partition("## More\n")[2]
+    found = re.findall(r"\]\(docs/([\w-]+\.md)\)", listed)
+    assert sorted(found) == sorted(page.name for page in PAGES if page.parent.name == "docs")
 
 
-def rows(page: str, *columns: str) -> list[list[str]]:
-    """The cells of the one table in a page that has these columns."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    head = re.escape(f"| {' | '.join(columns)} |\n")
-    (table,) = re.findall(rf"^{head}\|[-|]+\|\n((?:\|.*\|\n)+)", text, re.MULTILINE)
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in table.splitlines()]
-
-
-@pytest.mark.parametrize(
-    ("cls", "columns"),
-    [(Limits, ("limit", "default", "unit", "reaction")), (Config, ("setting", "default", "unit", "meaning"))],
-)
-def test_tables_of_defaults(cls: type[attrs.AttrsInstance], columns: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("cls", [Limits, Config])
+def test_tables_of_defaults(cls: type[attrs.AttrsInstance]) -> None:
     """docs/security.md has each field of Limits and Config once, in order, with its default."""
-    documented = [(name.strip("`"), default) for name, default, *_ in rows("security.md", *columns)]
+    documented = [(name.strip("`"), default) for name, default, *_ in table_of(cls)]
     assert documented == [(field.name, printed_default(field)) for field in attrs.fields(cls)]
 
 
@@ -166,6 +163,33 @@ def printed_default(field: attrs.Attribute[Any]) -> str:
     if field.name == "limits":
         return ""
     return "none" if field.default is None else str(field.default)
+
+
+def library_codes() -> set[str]:
+    """The codes of the library's errors."""
+    # JoinError is raised by way of its subclasses only.
+    fixed: list[Callable[[], ActionError]] = [
+        value
+        for value in vars(trio_rooms).values()
+        if isinstance(value, type) and issubclass(value, ActionError) and value not in (ActionError, JoinError)
+    ]
+    return {make().code for make in fixed}
+
+
+def test_metrics() -> None:
+    """Each limit has a metric, which is a field of Statistics, with a label of its fixed set where it has labels."""
+    labels = {
+        "handshakes_rejected": set(get_args(Reason)),
+        "errors_told": library_codes(),
+        "limited": set(get_args(Limited)),
+        "closes": {"server:4008"},
+        **{field.name: {None} for field in attrs.fields(Statistics) if field.type == "int"},
+    }
+    documented = [metric for cls in (Limits, Config) for metrics in metrics_of(cls).values() for metric in metrics]
+    for metric in documented:
+        assert metric.label in labels[metric.field], metric
+    assert all(metrics_of(Limits).values())
+    assert {metric.label for metric in documented if metric.field == "limited"} == labels["limited"]
 
 
 def test_numbers_in_the_readme() -> None:
@@ -180,12 +204,5 @@ def test_numbers_in_the_readme() -> None:
 def test_error_codes() -> None:
     """docs/protocol.md lists each code of the library's errors."""
     text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
-    # JoinError is raised by way of its subclasses only.
-    fixed: list[Callable[[], ActionError]] = [
-        value
-        for value in vars(trio_rooms).values()
-        if isinstance(value, type) and issubclass(value, ActionError) and value not in (ActionError, JoinError)
-    ]
-    codes = {make().code for make in fixed}
     section = text.partition("## Error codes\n")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`([A-Z_0-9]+)`", section)) == codes
+    assert set(re.findall(r"`([A-Z_0-9]+)`", section)) == library_codes()

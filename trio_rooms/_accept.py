@@ -21,11 +21,12 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NoReturn
 
 import trio
 
+from ._listening import below, socket_listener
 from ._wire.plain import PlainStream
 
 # accept(2): what the process (EMFILE), the system (ENFILE) or its memory cannot give just now.
@@ -55,7 +56,6 @@ _BATCH = 16
 
 _PAUSE = 0.1  # seconds without accepting when a client could not even be turned away
 _LOG_INTERVAL = 60.0  # seconds from one report of refused clients to the next
-_BIND_ATTEMPTS = 10
 _TASK_NAME = "trio_rooms connection"
 
 
@@ -100,42 +100,11 @@ async def accept_forever(
                         handler_nursery.start_soon(handle, stream, name=_TASK_NAME)
 
 
-async def open_listeners(host: str | None, port: int, *, backlog: int | None = None) -> list[trio.SocketListener]:
-    """Listen on every address of ``host``, with one port for all of them; the caller closes the listeners.
-
-    Like :func:`trio.open_tcp_listeners`, which for port 0 gives each address a port of its own: a URL could then
-    name only one of them, and whether a client finds it would depend on the order in which it tries addresses.
-    ``host=None`` is every interface, IPv4 and IPv6. Raises OSError when an address cannot be bound or resolved.
-    """
-    if port != 0:
-        return await trio.open_tcp_listeners(port, host=host, backlog=backlog)
-    for attempt in range(1, _BIND_ATTEMPTS + 1):
-        listeners = await trio.open_tcp_listeners(0, host=host, backlog=backlog)
-        if len(listeners) == 1:
-            return listeners
-        _, chosen = _address(listeners[0])
-        for listener in listeners:
-            listener.socket.close()
-        try:
-            return await trio.open_tcp_listeners(chosen, host=host, backlog=backlog)
-        except OSError as exc:
-            # Free at the first address, taken at another one: a new port may be free at all of them.
-            if exc.errno != errno.EADDRINUSE or attempt == _BIND_ATTEMPTS:
-                raise
-    raise AssertionError("the last attempt returns or raises")  # pragma: no cover
-
-
-def describe(listeners: Iterable[trio.abc.Listener[Any]]) -> tuple[tuple[str, int], ...]:
-    """Host and port of each listener that has them, TLS or not; others (Unix sockets, memory) are left out."""
-    lowest = filter(None, map(_socket_listener, listeners))
-    inet = (trio.socket.AF_INET, trio.socket.AF_INET6)
-    return tuple(_address(listener) for listener in lowest if listener.socket.family in inet)
-
-
 def _accepting(listener: trio.abc.Listener[trio.abc.Stream]) -> Callable[[], Awaitable[Sequence[trio.abc.Stream]]]:
     """What accepts one client or several. Always a checkpoint; raises as the listener does, and a cancel loses none."""
-    if isinstance(listener, trio.SocketListener) and sys.platform != "win32":
-        plain = getattr(listener.socket, "_sock", None)
+    lowest = below(listener)
+    if isinstance(lowest, trio.SocketListener) and sys.platform != "win32":
+        plain = getattr(lowest.socket, "_sock", None)
         if isinstance(plain, socket.socket):
             return _Batches(plain).accept
 
@@ -245,7 +214,7 @@ class _Scarcity:
 
 async def _waited_for_client(listener: trio.abc.Listener[Any]) -> bool:
     """If it is known that nobody waits in the backlog, wait for somebody, and say so."""
-    lowest = _socket_listener(listener)
+    lowest = socket_listener(listener)
     if lowest is None or lowest.socket.is_readable():
         return False
     await trio.lowlevel.wait_readable(lowest.socket)
@@ -269,15 +238,3 @@ async def _turn_away(listener: trio.abc.Listener[trio.abc.Stream], spare: _Spare
     finally:
         spare.refill()
     return False
-
-
-def _socket_listener(listener: trio.abc.Listener[Any]) -> trio.SocketListener | None:
-    """What listens below any number of TLS layers, if it is a socket."""
-    while isinstance(listener, trio.SSLListener):
-        listener = listener.transport_listener
-    return listener if isinstance(listener, trio.SocketListener) else None
-
-
-def _address(listener: trio.SocketListener) -> tuple[str, int]:
-    host, port = listener.socket.getsockname()[:2]
-    return host, port

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import attrs
 import trio
@@ -20,16 +21,29 @@ from ._boundary import own_cancellations_only
 from ._connection import Connection
 from ._drain import Drain
 from ._errors import NotServing
-from ._handshake import HandshakePolicy, Upgrade, full, judge, shake_hands, shake_hands_at_once, turn_away
-from ._identity import Identity
+from ._handshake import (
+    Admit,
+    HandshakePolicy,
+    Judgement,
+    Upgrade,
+    address_full,
+    full,
+    judge,
+    shake_hands,
+    shake_hands_at_once,
+    turn_away,
+)
 from ._lifecycle import live
 from ._node import Node
+from ._per_address import PerAddress
 from ._wire.ending import GONE, close_now
 from ._wire.head import HandshakeError
 from ._wire.input import look
 from ._wire.native import NativeTransport
 from ._wire.over_trio_websocket import CallersRequest, over_request, over_stream
-from ._wire.plain import PlainStream
+from ._wire.peer import is_unix, remote_address
+from ._wire.proxies import Proxies
+from ._wire.request import HandshakeRequest
 from ._wire.transport import Offer, Transport, TransportClosed
 
 T = TypeVar("T")
@@ -58,6 +72,10 @@ class Arrivals:
         self._admission = Admission(
             max_connections=limits.max_connections, max_pending_handshakes=limits.max_pending_handshakes
         )
+        per_address = limits.max_connections_per_address
+        self._per_address = None if per_address is None else PerAddress(per_address)
+        proxies = node.config.trusted_proxies
+        self._proxies = Proxies(proxies) if proxies else None
         # A connection that lives has a scope of its own, and another one around it would only cost memory: these are
         # around what comes before.
         self._scopes: set[trio.CancelScope] = set()
@@ -103,33 +121,70 @@ class Arrivals:
         self,
         arrival: T,
         handle: Callable[[T, Ticket], Awaitable[_Begun | None]],
-        turn_away: Callable[[T], Awaitable[None]],
+        turn_away: Callable[[T, HandshakeError], Awaitable[None]],
     ) -> None:
         """Run ``handle`` within a boundary, and the connection that it has begun and left to be lived, if any."""
         if self._over:
             raise NotServing("this manager is not being served")
         self._open += 1
-        ticket = self._admission.admit(trio.CancelScope())
+        ticket, refusal = self._admit(arrival)
         try:
             with own_cancellations_only():
                 if ticket is not None:
                     begun = await handle(arrival, ticket)
                     if begun is not None:
                         await live(*begun, self._alarm, deadline=self._drain.deadline)
-                else:
-                    self._node.counters.reject("full")
+                elif refusal is not None:
+                    self._node.counters.reject(refusal.reason)
                     with self._limited(trio.CancelScope()):
-                        await turn_away(arrival)
+                        await turn_away(arrival, refusal)
         except* Exception as group:
             await self._node.errors.report(None, group, "a connection")
         finally:
             if ticket is not None:
                 ticket.release()
+                if self._per_address is not None:
+                    self._per_address.release(ticket)
                 if ticket.pushed_out:
                     self._node.counters.reject("pushed_out")
             self._open -= 1
             if not self._open:
                 self._empty.unpark_all()
+
+    def _admit(self, arrival: object) -> tuple[Ticket | None, HandshakeError | None]:
+        """A place for what has arrived, or why it gets none."""
+        address = None
+        if self._per_address is not None and isinstance(arrival, trio.abc.Stream):
+            address = self._address_at_accept(arrival)
+            if self._per_address.is_full(address):  # asked first, so that nobody is pushed out for it
+                return None, address_full()
+        ticket = self._admission.admit(trio.CancelScope())
+        if ticket is None:
+            return None, full()
+        if self._per_address is not None:
+            self._per_address.take(ticket, address)
+        return ticket, None
+
+    def _address_at_accept(self, stream: trio.abc.Stream) -> str | None:
+        """The client's address, if that is known before there is a request; else None."""
+        remote = remote_address(stream)
+        if remote is None or (self._proxies is not None and self._proxies.trusts(remote[0], unix=False)):
+            return None
+        return remote[0]
+
+    def _admit_request(self, ticket: Ticket, unix: bool, request: HandshakeRequest) -> HandshakeRequest:
+        """Find out whose request this is; and whether it may come in, if that was not known before."""
+        if self._proxies is not None:
+            request = self._proxies.see_through(request, unix=unix)
+        if self._per_address is not None and not self._per_address.take(ticket, request.remote):
+            raise address_full()
+        return request
+
+    def _admission_of_requests(self, ticket: Ticket, stream: trio.abc.Stream) -> Admit | None:
+        """What is to be asked about the request of a stream; None if there is nothing."""
+        if self._proxies is None:
+            return None  # the address is that of the socket, which was asked about at accept
+        return partial(self._admit_request, ticket, is_unix(stream))
 
     def _limited(self, scope: trio.CancelScope) -> _Limited:
         """To enter a scope that :meth:`limit` reaches."""
@@ -137,18 +192,18 @@ class Arrivals:
             scope.deadline = self._drain.deadline
         return _Limited(scope, self._scopes)
 
-    async def _turn_away(self, stream: trio.abc.Stream) -> None:
+    async def _turn_away(self, stream: trio.abc.Stream, refusal: HandshakeError) -> None:
         if self._turning_away >= _MAX_TURNING_AWAY:
             await close_now(stream)
             return
         self._turning_away += 1
         try:
-            await turn_away(stream)
+            await turn_away(stream, refusal)
         finally:
             self._turning_away -= 1
 
-    async def _reject(self, request: CallersRequest) -> None:
-        await request.reject(full())
+    async def _reject(self, request: CallersRequest, refusal: HandshakeError) -> None:
+        await request.reject(refusal)
 
     async def _handle_natively(self, stream: trio.abc.Stream, ticket: Ticket) -> _Begun | None:
         """From the first byte to the 101. What comes after is the caller's: nothing of this is to stay for it."""
@@ -165,10 +220,13 @@ class Arrivals:
         deadline = trio.current_time() + config.handshake_timeout
         first = _look(stream, config.limits.max_header_bytes + 1)
         # A scope is made of several objects; a handshake that does not wait goes without.
-        upgrade = shake_hands_at_once(first, self._policy, remote=remote_address(stream)) if first else None
+        admit = self._admission_of_requests(ticket, stream)
+        upgrade = None
+        if first:
+            upgrade = shake_hands_at_once(first, self._policy, remote=remote_address(stream), admit=admit)
         if upgrade is None:
             with self._limited(ticket.scope):
-                upgrade = await self._shake_hands(stream, ticket, first)
+                upgrade = await self._shake_hands(stream, ticket, admit, first)
             if upgrade is None:
                 return None
         ticket.head_complete()
@@ -197,7 +255,7 @@ class Arrivals:
         deadline = trio.current_time() + config.handshake_timeout
         upgrade: Upgrade | None = None
         with self._limited(ticket.scope):
-            upgrade = await self._shake_hands(stream, ticket)
+            upgrade = await self._shake_hands(stream, ticket, self._admission_of_requests(ticket, stream))
         if upgrade is not None:
             conn = self._connection(upgrade)
             offer = over_stream(
@@ -215,16 +273,17 @@ class Arrivals:
         ticket.head_complete()
         deadline = trio.current_time() + self._node.config.handshake_timeout
         described = request.describe()
-        decision: tuple[Identity, str | None] | HandshakeError | None = None
+        decision: Judgement | HandshakeError | None = None
         with self._limited(trio.CancelScope()):
             policy, failures = self._policy_and_failures()
-            decision = await judge(described, policy)
+            admit = partial(self._admit_request, ticket, False)
+            decision = await judge(described, policy, admit)
             await self._report(failures)
             if isinstance(decision, HandshakeError):
                 await request.reject(decision)
-        if isinstance(decision, tuple):
-            identity, subprotocol = decision
-            conn = Connection(self._node, described, identity, subprotocol)
+        if isinstance(decision, Judgement):
+            subprotocol = decision.subprotocol
+            conn = Connection(self._node, decision.request, decision.identity, subprotocol)
             offer = over_request(
                 request,
                 subprotocol=subprotocol,
@@ -233,10 +292,17 @@ class Arrivals:
             )
             await self._live_over(offer, conn, deadline)
 
-    async def _shake_hands(self, stream: trio.abc.Stream, ticket: Ticket, first: bytes | None = None) -> Upgrade | None:
+    async def _shake_hands(
+        self, stream: trio.abc.Stream, ticket: Ticket, admit: Admit | None, first: bytes | None = None
+    ) -> Upgrade | None:
         policy, failures = self._policy_and_failures()
         upgrade = await shake_hands(
-            stream, policy, remote=remote_address(stream), head_complete=ticket.head_complete, first=first
+            stream,
+            policy,
+            remote=remote_address(stream),
+            head_complete=ticket.head_complete,
+            admit=admit,
+            first=first,
         )
         await self._report(failures)
         return upgrade
@@ -292,23 +358,3 @@ class _Limited:
     ) -> bool:
         self._among.discard(self._scope)
         return self._scope.__exit__(exc_type, exc, traceback)
-
-
-def remote_address(stream: trio.abc.Stream) -> tuple[str, int] | None:
-    """Host and port of the peer, if the stream is one of TCP, with TLS or without."""
-    if isinstance(stream, PlainStream):
-        return _host_and_port(stream.remote)
-    inner: Any = stream
-    if not isinstance(inner, trio.SocketStream):
-        inner = inner.transport_stream if isinstance(inner, trio.SSLStream) else None
-        if not isinstance(inner, trio.SocketStream):
-            return None
-    try:
-        name = inner.socket.getpeername()
-    except OSError:
-        return None
-    return _host_and_port(name)
-
-
-def _host_and_port(name: object) -> tuple[str, int] | None:
-    return (name[0], name[1]) if isinstance(name, tuple) and len(name) >= 2 else None

@@ -7,8 +7,9 @@ mistake shows in the line that makes it.
 
 from __future__ import annotations
 
+import ipaddress
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -22,6 +23,12 @@ Overflow = Literal["close", "drop_newest", "drop_oldest", "conflate"]
 
 #: ``async def authorize(conn, room, data)``: True, False, or a mapping that goes into the join's reply.
 Authorize = Callable[["Connection", str, Any], Awaitable[bool | Mapping[str, Any]]]
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+#: Peers that are proxies of one's own: a network, or "unix" for whoever connects to a Unix socket.
+Proxy = Network | Literal["unix"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -40,6 +47,13 @@ def _not_negative(_: object, attribute: attrs.Attribute[Any], value: object) -> 
 def _count(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{attribute.name} is a whole number of at least 1, not {value!r}")
+
+
+def _networks(proxies: Iterable[str | Address | Network]) -> tuple[Proxy, ...]:
+    """Addresses and networks as networks. ValueError for what is neither, such as a network with bits of a host."""
+    if isinstance(proxies, str):
+        raise ValueError(f"trusted_proxies is a sequence of addresses and networks, not {proxies!r}")
+    return tuple("unix" if one == "unix" else ipaddress.ip_network(one) for one in proxies)
 
 
 def _file_limit_less_reserve() -> int:
@@ -61,6 +75,12 @@ class Limits:
     max_connections: int = attrs.field(factory=_file_limit_less_reserve, validator=_count)
     """Connections open at once, handshakes included, counted at accept. Default: the process's file limit
     less 64. Beyond it: 503 with ``Retry-After``."""
+
+    max_connections_per_address: int | None = attrs.field(default=None, validator=validators.optional(_count))
+    """Connections open at once from one address, handshakes included; of IPv6 from one /64, which is what one
+    customer has. Counted at accept, and behind one of ``trusted_proxies`` when the request has been read. Beyond it:
+    503 with ``Retry-After``. None (default): no bound, because behind a proxy that is not declared in
+    ``trusted_proxies`` all clients share its address."""
 
     max_pending_handshakes: int = attrs.field(default=1_000, validator=_count)
     """Handshakes whose request head is not complete. Beyond it the oldest of them is dropped, so that a
@@ -168,6 +188,12 @@ class Config:
     drain_rate: float = attrs.field(default=1_000.0, validator=_positive)
     """Closes per second during a drain, spread at random over the window that this takes (at most half of
     ``shutdown_timeout``), so that clients do not come back all at once."""
+
+    trusted_proxies: tuple[Proxy, ...] = attrs.field(default=(), converter=_networks)
+    """Addresses and networks of your own proxies, such as ``("10.0.0.0/8", "::1")``, and "unix" for whoever connects
+    to a Unix socket. Where the peer of the socket is one of them, the client's address is taken from
+    ``X-Forwarded-For``: of at most 100 entries, read from the right, the first that is no such proxy. Empty (default):
+    no header is believed."""
 
     rooms: Literal["any", "declared"] = attrs.field(default="any", validator=validators.in_(("any", "declared")))
     """"any" (default): every valid name is a room. "declared": only names that match a pattern given to

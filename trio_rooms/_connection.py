@@ -133,7 +133,10 @@ class Connection:
 
     @property
     def remote(self) -> str | None:
-        """The address of the peer; None where the stream has none (memory streams, Unix sockets)."""
+        """The address of the client; None where there is none (memory streams, Unix sockets).
+
+        That of the socket's peer, or what that tells of its client if it is one of ``config.trusted_proxies``.
+        """
         return self._request.remote
 
     @property
@@ -188,7 +191,10 @@ class Connection:
         return self._memberships.leave(room, "left")
 
     def joined(self, room: str) -> AbstractAsyncContextManager[Joined]:
-        """``async with conn.joined(room)``: a member for the length of the block; leaves only what it joined."""
+        """``async with conn.joined(room)``: a member for the length of the block; leaves only what it joined.
+
+        Raises as :meth:`join` when it is entered, which is a checkpoint; leaving is not.
+        """
         return self._memberships.joined(room)
 
     async def send(self, obj: object, *, action: str | None = None) -> None:
@@ -231,8 +237,8 @@ class Connection:
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
         """Start a task that belongs to this connection and is cancelled when it ends.
 
-        If it raises, the error is reported and this connection closed with 1011; nobody else is affected.
-        Raises :exc:`ConnectionGone`.
+        In it ``current_connection()`` is this one, whoever starts it. If it raises, the error is reported and this
+        connection closed with 1011; nobody else is affected. Raises :exc:`ConnectionGone`.
         """
         if self._ending or self._nursery is None:
             raise ConnectionGone("the connection has ended")
@@ -243,7 +249,7 @@ class Connection:
 
         Its handlers and tasks are cancelled at their next checkpoint, its rooms left at once. Idempotent; the
         first cause counts. Use codes of 4000-4499 to ask the client to reconnect, 4500-4999 to ask it not
-        to. ``wait_closed`` waits for the end.
+        to. ``wait_closed`` waits for the end. Raises :exc:`UsageError` for a code that no server may send.
         """
         if not (code == 1000 or 3000 <= code <= 4999 or code in _OURS):
             raise UsageError(f"{code} cannot be sent in a close frame (RFC 6455 section 7.4)")
@@ -252,7 +258,10 @@ class Connection:
             self._cancel_work("the connection is closing")
 
     async def wait_closed(self) -> Close:
-        """Wait until nothing of the connection is left: its hooks have run and its stream is closed."""
+        """Wait until nothing of the connection is left: its hooks have run and its stream is closed; how it ended.
+
+        From a task or handler of the connection it would wait for itself. Always a checkpoint.
+        """
         await trio.lowlevel.checkpoint()
         if not self._over:
             if self._gone is None:

@@ -5,11 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Literal
 
 import attrs
 
 from ._wire.outbox import Outbox
-from ._wire.transport import Close
+from ._wire.transport import MESSAGE_TOO_SLOW, TOO_MANY_FRAGMENTS, Close
+
+#: Limits that are counted by their names, because no other count tells of each of them alone.
+Limited = Literal[
+    "handler_timeout",
+    "inbox_messages",
+    "max_fragments",
+    "max_handlers",
+    "max_message_bytes",
+    "max_rooms",
+    "max_rooms_per_connection",
+    "message_timeout",
+    "session_messages",
+    "write_timeout",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -28,6 +43,8 @@ class Statistics:
     """Upgrades that were accepted."""
     handshakes_rejected: Mapping[str, int]
     """Upgrades and requests that were refused, and handshakes that failed, by reason."""
+    limited: Mapping[str, int]
+    """Times that a limit was reached, by its name; of limits that are not among the other counts."""
     accept_errors: int
     """Times that a connection could not be accepted for want of descriptors."""
     messages_received: int
@@ -68,6 +85,7 @@ class Counters:
     rejected: Counter[str] = attrs.field(factory=Counter)
     errors_told: Counter[str] = attrs.field(factory=Counter)
     closes: Counter[str] = attrs.field(factory=Counter)
+    limited: Counter[str] = attrs.field(factory=Counter)
 
     def accept_failed(self) -> None:
         """Count an accept that failed for want of descriptors."""
@@ -77,10 +95,22 @@ class Counters:
         """Count a handshake that was refused or failed; ``reason`` is from a fixed set."""
         self.rejected[reason] += 1
 
+    def limit(self, name: Limited) -> None:
+        """Count that a limit was reached."""
+        self.limited[name] += 1
+
     def closed(self, close: Close) -> None:
         """Count an ended connection; a peer chooses its code, so the set of labels is kept small."""
         chosen = close.by == "peer" and close.code >= 3000
         self.closes[f"{close.by}:{close.code // 1000 * 1000 if chosen else close.code}"] += 1
+        if close.by == "server" and close.code in (1008, 1009):
+            self._message_refused(close)
+
+    def _message_refused(self, close: Close) -> None:
+        if close.code == 1009:
+            self.limit("max_fragments" if close.reason == TOO_MANY_FRAGMENTS else "max_message_bytes")
+        elif close.reason == MESSAGE_TOO_SLOW:
+            self.limit("message_timeout")
 
     def absorb(self, outbox: Outbox) -> None:
         """Add up what an outbox has seen, when its connection ends."""

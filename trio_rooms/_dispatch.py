@@ -39,7 +39,7 @@ from ._errors import (
 )
 from ._first_wait import watched
 from ._messages.envelope import Malformed, Message, parse
-from ._messages.requests import ANSWERED, Inbox, Request
+from ._messages.requests import ANSWERED, Inbox, Request, send
 from ._messages.router import Handler
 from ._onion import Context
 from ._wire.transport import TransportClosed
@@ -79,7 +79,7 @@ class Dispatcher:
         self._conn = conn
         self._node = conn._node
         self._limits = conn._node.config.limits
-        self.inbox = Inbox(self._limits.inbox_messages)
+        self.inbox = Inbox(self._node.inbox_bound)
         self.in_flight = Answers(conn)
         self._onion = bool(self._node.registry.middleware)
         self._straight = not (self._onion or self._node.registry.hooks["on_message"])
@@ -190,7 +190,7 @@ class Dispatcher:
             self.inbox.wake_reader()
         if self._current is not None:
             rest = self.in_flight.answer(
-                self._current, Failure(_why_cut(self._current)) if late is None else late.result
+                self._current, Failure(self._why_cut(self._current)) if late is None else late.result
             )
             if rest is not None:
                 await rest
@@ -246,7 +246,7 @@ class Dispatcher:
         if message.action in AT_ONCE:
             await AT_ONCE[message.action](self, request)
         elif self._to_session is not None and self._is_for_session(request):
-            await self._to_session.send(message)
+            await send(self._to_session, message, on_full=partial(self._node.counters.limit, "session_messages"))
         elif message.action is None:
             await self.in_flight.tell(request, BadMessage("neither action nor type"))
         else:
@@ -256,6 +256,7 @@ class Dispatcher:
         if handler.streams and request.id is None:
             await self.in_flight.tell(request, BadMessage("a streaming action needs an id"))
         elif self.in_flight.concurrent >= self._limits.max_handlers:
+            self._node.counters.limit("max_handlers")
             await self.in_flight.tell(request, Busy())
         else:
             # Made here and not when the task first runs, so that a $cancel in between finds a scope.
@@ -281,7 +282,7 @@ class Dispatcher:
                 return await self._result(request, request.message, scope)
         except Exception as exc:
             return Failure(exc)
-        return Failure(_why_cut(request))
+        return Failure(self._why_cut(request))
 
     async def _result(self, request: Request, message: Message, scope: trio.CancelScope) -> Any:
         """What a request results in. Raises what its handler does, and why it was cut before that had begun."""
@@ -290,7 +291,7 @@ class Dispatcher:
         deadline = message.deadline
         try:
             if request.cancelled or (deadline != math.inf and deadline <= trio.current_time()):
-                raise _why_cut(request)
+                raise self._why_cut(request)
             if self._limits.handler_timeout is not None:
                 deadline = min(deadline, trio.current_time() + self._limits.handler_timeout)
             if handler is None:
@@ -374,6 +375,10 @@ class Dispatcher:
         if self._idle is not None:
             self._idle.unpark_all()
 
-
-def _why_cut(request: Request) -> ActionError:
-    return RequestCancelled() if request.cancelled else DeadlineExceeded()
+    def _why_cut(self, request: Request) -> ActionError:
+        if request.cancelled:
+            return RequestCancelled()
+        client_waits = request.message is not None and request.message.deadline > trio.current_time()
+        if client_waits and self._limits.handler_timeout is not None:
+            self._node.counters.limit("handler_timeout")
+        return DeadlineExceeded()

@@ -2,14 +2,16 @@
 
 The order, with the reason under which a refusal is counted. Whatever comes first decides.
 
-1. The head is read within ``handshake_timeout``: 400 ``bad_request``, 414 ``target``,
-   431 ``headers``, 408 ``timeout``. Without a response: ``hangup`` (the peer went away),
-   ``tls`` (a TLS hello on a plain port).
-2. ``refusing`` is asked: its status, ``unavailable``. This goes for every request, pages too.
+1. The head is read within ``handshake_timeout``, which the handshake of TLS is a part of: 400
+   ``bad_request``, 414 ``target``, 431 ``headers``, 408 ``timeout``. Without a response: ``hangup``
+   (the peer went away), ``tls`` (a TLS hello on a plain port), ``tls_failed`` (no TLS on a port of
+   TLS, or none that both can speak).
+2. ``admit`` is asked: 503 ``address_full``. Then ``refusing``: its status, ``unavailable``. This goes
+   for every request, pages too.
 3. A request that does not ask for a WebSocket: a page, 405 ``method`` on a page's path,
    426 ``upgrade_required`` where upgrades are accepted, else 404 ``not_found``.
 4. An upgrade: 404 ``not_found`` on a wrong path; the opening handshake is checked: 400
-   ``bad_request``, 426 ``version``; 403 ``origin``.
+   ``bad_request``, 400 ``subprotocols``, 426 ``version``; 403 ``origin``.
 5. ``authenticate``, within what is left of ``handshake_timeout``: 503 ``authenticate_timeout``,
    500 ``authenticate_error``, 401 ``unauthorized`` for None, ``refused`` for Refuse.
 
@@ -33,6 +35,7 @@ from ._wire.ending import GONE, close_now, see_off
 from ._wire.head import HandshakeError, Hangup, Reason, read_head, take_head
 from ._wire.request import HandshakeRequest
 from ._wire.responses import error_response, response
+from ._wire.tls import secure
 from ._wire.upgrade import (
     AllowedOrigins,
     check_origins,
@@ -43,6 +46,9 @@ from ._wire.upgrade import (
 )
 
 Authenticate = Callable[[HandshakeRequest], Awaitable[Identity | None]]
+
+#: Given a request that was read, gives the one to go on with. Raises HandshakeError.
+Admit = Callable[[HandshakeRequest], HandshakeRequest]
 
 # What everybody is where nobody is asked; frozen, so one serves all.
 _ANYBODY = Identity()
@@ -116,6 +122,7 @@ async def shake_hands(
     *,
     remote: tuple[str, int] | None = None,
     head_complete: Callable[[], None],
+    admit: Admit | None = None,
     first: bytes | None = None,
 ) -> Upgrade | None:
     """Read a request and decide over it.
@@ -124,14 +131,14 @@ async def shake_hands(
     has been answered if anybody was there to hear it, and the stream is closed. An upgrade or refusal is decided
     ``handshake_timeout`` after the call at the latest; a response may take 2 s on top of that.
 
-    ``head_complete`` is called, at most once, when the request head has been read. ``first`` is what has been read
-    before, see :func:`~trio_rooms._wire.head.read_head`.
+    ``head_complete`` is called, at most once, when the request head has been read, and then ``admit``. ``first`` is
+    what has been read before, see :func:`~trio_rooms._wire.head.read_head`.
 
     A cancel closes the stream and propagates, and so does an exception out of the policy's other functions.
     """
     upgrade: Upgrade | None = None
     try:
-        outcome = await _negotiate(stream, policy, remote, head_complete, first)
+        outcome = await _negotiate(stream, policy, remote, head_complete, admit, first)
         if isinstance(outcome, Upgrade):
             upgrade = outcome
         elif outcome is not None:
@@ -142,11 +149,14 @@ async def shake_hands(
     return upgrade
 
 
-def shake_hands_at_once(data: bytes, policy: HandshakePolicy, *, remote: tuple[str, int] | None) -> Upgrade | None:
+def shake_hands_at_once(
+    data: bytes, policy: HandshakePolicy, *, remote: tuple[str, int] | None, admit: Admit | None = None
+) -> Upgrade | None:
     """The upgrade, if ``data`` begins with a whole request that is granted without asking ``authenticate``.
 
     Most requests come in one piece with the connection, and then nothing of the handshake has to wait. None is no
-    refusal: then it is for :func:`shake_hands` to find out what to do, with ``data`` as the ``first`` bytes.
+    refusal: then it is for :func:`shake_hands` to find out what to do, with ``data`` as the ``first`` bytes. ``admit``
+    may have been asked then, and is asked again.
     """
     if policy.authenticate is not None:
         return None
@@ -155,6 +165,8 @@ def shake_hands_at_once(data: bytes, policy: HandshakePolicy, *, remote: tuple[s
         if head is None:
             return None
         request, trailing = head
+        if admit is not None:
+            request = admit(request)
         _check_refusing(policy)
         if not is_upgrade(request):
             return None
@@ -164,13 +176,24 @@ def shake_hands_at_once(data: bytes, policy: HandshakePolicy, *, remote: tuple[s
     return Upgrade(request, key, choose_subprotocol(request.subprotocols, policy.subprotocols), _ANYBODY, trailing)
 
 
-async def judge(request: HandshakeRequest, policy: HandshakePolicy) -> tuple[Identity, str | None] | HandshakeError:
-    """Decide over an upgrade that somebody else has read and checked: who it is and the subprotocol, or a refusal.
+@final
+@attrs.frozen
+class Judgement:
+    """An upgrade that is granted, of a request that somebody else has read; fields as those of :class:`Upgrade`."""
+
+    request: HandshakeRequest
+    identity: Identity
+    subprotocol: str | None
+
+
+async def judge(request: HandshakeRequest, policy: HandshakePolicy, admit: Admit) -> Judgement | HandshakeError:
+    """Decide over an upgrade that somebody else has read and checked.
 
     Everything but the head itself is as in :func:`shake_hands`.
     """
     deadline = trio.current_time() + policy.config.handshake_timeout
     try:
+        request = admit(request)
         _check_refusing(policy)
         if not origin_allowed(request, policy.allowed_origins):
             raise _origin_not_allowed()
@@ -178,17 +201,21 @@ async def judge(request: HandshakeRequest, policy: HandshakePolicy) -> tuple[Ide
     except HandshakeError as error:
         policy.rejected(error.reason)
         return error
-    return identity, choose_subprotocol(request.subprotocols, policy.subprotocols)
+    return Judgement(request, identity, choose_subprotocol(request.subprotocols, policy.subprotocols))
 
 
 def full() -> HandshakeError:
     """The refusal where every place is taken."""
-    return _unavailable(503, "FULL")
+    return _unavailable(503, "FULL", reason="full")
 
 
-async def turn_away(stream: trio.abc.Stream) -> None:
-    """Answer 503 without reading the request, and close the stream."""
-    error = full()
+def address_full() -> HandshakeError:
+    """The refusal where one address has as many connections as one may have."""
+    return _unavailable(503, "TOO_MANY_CONNECTIONS", reason="address_full")
+
+
+async def turn_away(stream: trio.abc.Stream, error: HandshakeError) -> None:
+    """Answer without reading the request, and close the stream."""
     answer = error_response(error.status, error.code, error.message, headers=error.headers)
     try:
         await _answer(stream, answer, _ANSWER_TIMEOUT)
@@ -201,15 +228,19 @@ async def _negotiate(
     policy: HandshakePolicy,
     remote: tuple[str, int] | None,
     head_complete: Callable[[], None],
+    admit: Admit | None,
     first: bytes | None,
 ) -> Upgrade | bytes | None:
     """Return the upgrade, the response to send instead, or None if nobody waits for one."""
     deadline = trio.current_time() + policy.config.handshake_timeout
     head_only = False
     try:
+        await secure(stream, deadline=deadline)
         request, trailing = await read_head(stream, policy.config.limits, deadline=deadline, remote=remote, first=first)
         head_complete()
         head_only = request.method == "HEAD"
+        if admit is not None:
+            request = admit(request)
         _check_refusing(policy)
         if not is_upgrade(request):
             page = _find_page(request, policy)
@@ -217,7 +248,7 @@ async def _negotiate(
         key = _check_upgrade(request, policy)
         identity = await _authenticate(request, policy, deadline)
     except Hangup as hangup:
-        policy.rejected("tls" if hangup.reason == "tls" else "hangup")
+        policy.rejected(hangup.counted_as)
         return None
     except HandshakeError as error:
         policy.rejected(error.reason)
@@ -232,9 +263,9 @@ def _check_refusing(policy: HandshakePolicy) -> None:
         raise _unavailable(*refusal)
 
 
-def _unavailable(status: int, code: str) -> HandshakeError:
+def _unavailable(status: int, code: str, *, reason: Reason = "unavailable") -> HandshakeError:
     return HandshakeError(
-        status, code, "not available, try again later", reason="unavailable", headers=(("Retry-After", "1"),)
+        status, code, "not available, try again later", reason=reason, headers=(("Retry-After", "1"),)
     )
 
 

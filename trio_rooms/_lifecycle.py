@@ -167,6 +167,7 @@ async def _write(conn: Connection, transport: Transport) -> None:
     except TransportClosed as exc:
         _transport_ended(conn, exc.close)
     except WriteTimedOut:
+        conn._node.counters.limit("write_timeout")
         conn._end(Close(1006, "a write timed out", "network"))
         conn._cancel_all("a write timed out")
     conn._writing = False

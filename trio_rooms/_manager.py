@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
@@ -34,8 +36,8 @@ from .brokers.memory import MemoryBroker
 class Manager(Registrar):
     """Handlers, hooks, middleware, room options and configuration, ready to be served.
 
-    Make it anywhere, also outside ``trio.run``. It is frozen while it is served, can be served again
-    afterwards, and nothing of one run is left for the next.
+    Make it anywhere, also outside ``trio.run``. It is frozen while it is served: then everything that registers
+    raises :exc:`AlreadyServing`. It can be served again afterwards, and nothing of one run is left for the next.
 
     Args:
       config: Settings and limits.
@@ -69,9 +71,11 @@ class Manager(Registrar):
     async def serve(  # noqa: ASYNC128 - task_status is handed on
         self,
         *,
-        host: str = "127.0.0.1",
+        host: str | Sequence[str] | None = "127.0.0.1",
         port: int = 0,
         path: str | None = "/ws",
+        unix_path: str | os.PathLike[str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         listeners: Sequence[trio.abc.Listener[Any]] | None = None,
         allowed_origins: AllowedOrigins = "same",
         transport: TransportName = "native",
@@ -83,18 +87,25 @@ class Manager(Registrar):
         drain: clients get a close frame, within ``close_timeout``, and hooks run, within ``hook_timeout``.
 
         Args:
-          host: The address or name to listen on.
+          host: The address or name to listen on, or several of them, which all get the same port. None: every interface
+            of this machine, IPv4 and IPv6.
           port: The port; 0 lets the system choose, see ``server.port``.
           path: Where upgrades are accepted, with or without a query; None accepts them anywhere.
-          listeners: Use these instead of ``host`` and ``port``, and close them at the end. An empty list serves
-            only what is given to :meth:`handle_connection`.
+          unix_path: Listen on a Unix socket at this path instead of ``host`` and ``port``. Who may connect is decided
+            by the file's permissions, which are what the umask leaves, and those of its directory. A socket that a
+            server left behind is replaced, one where somebody listens is not; at the end the file is removed.
+          ssl_context: Speak TLS, with this context of a server. The handshake of TLS is a part of
+            ``handshake_timeout``.
+          listeners: Use these instead of ``host``, ``port`` and ``unix_path``, and close them at the end. For TLS wrap
+            them in a ``trio.SSLListener``. An empty list serves only what is given to :meth:`handle_connection`.
           allowed_origins: "same" (default): pages of the same host and port, and clients that send no Origin.
             A list of "https://app.example.com" or "https://*.example.com": those. None: any.
           transport: Who reads and writes frames: "native" (default), the library itself, or "trio-websocket". That one
             does not enforce ``max_fragments``, ``message_timeout`` and the size that a frame declares, and writes
             each frame by itself.
 
-        Raises :exc:`AlreadyServing`, OSError if it cannot listen, and whatever the broker fails with.
+        Raises :exc:`AlreadyServing`, OSError if it cannot listen, :exc:`UsageError` if these do not go together, and
+        whatever the broker fails with.
         """
         if self._registry.frozen:
             raise AlreadyServing("this manager is being served")
@@ -105,6 +116,8 @@ class Manager(Registrar):
                 host=host,
                 port=port,
                 path=path,
+                unix_path=unix_path,
+                ssl_context=ssl_context,
                 listeners=listeners,
                 allowed_origins=allowed_origins,
                 transport=transport,
@@ -119,7 +132,8 @@ class Manager(Registrar):
     async def handle_connection(self, connection: trio.abc.Stream | WebSocketRequest) -> None:
         """Serve a connection that the caller accepted; returns when it is over. Cancelling it closes it with 1001.
 
-        A stream is ours from the first byte: the handshake is read from it, and it is closed at the end. Given a
+        A stream is ours from the first byte: the handshake is read from it, with that of TLS before it where it is a
+        ``trio.SSLStream``, and it is closed at the end. Given a
         request of the caller's own trio-websocket server, the limits of handshake and frames are those of that
         server; origin, ``authenticate`` and everything after the upgrade are ours.
 
@@ -138,9 +152,11 @@ class Manager(Registrar):
     def run(
         self,
         *,
-        host: str = "127.0.0.1",
+        host: str | Sequence[str] | None = "127.0.0.1",
         port: int = 8080,
         path: str | None = "/ws",
+        unix_path: str | os.PathLike[str] | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         allowed_origins: AllowedOrigins = "same",
         on_listening: Callable[[Server], None] | None = None,
         tune_gc: bool = True,
@@ -150,19 +166,26 @@ class Manager(Registrar):
         A second SIGINT cancels at once. Calls ``trio.run``.
 
         Args:
-          host, port, path, allowed_origins: As for :meth:`serve`.
+          host, port, path, unix_path, ssl_context, allowed_origins: As for :meth:`serve`.
           on_listening: Called once with the server.
           tune_gc: Tune Python's cyclic garbage collector before ``on_listening`` is called: what is there by then is
             frozen, the thresholds are 10000, 2, 500 unless the first was higher or 0. When ``run`` ends, the
             thresholds are what they were and all is unfrozen, also what the program itself had frozen. False leaves
             the collector alone.
         """
+        serve = partial(
+            self.serve,
+            host=host,
+            port=port,
+            path=path,
+            unix_path=unix_path,
+            ssl_context=ssl_context,
+            allowed_origins=allowed_origins,
+        )
 
         async def serve_it() -> None:
             async with trio.open_nursery() as nursery:
-                server = await nursery.start(
-                    partial(self.serve, host=host, port=port, path=path, allowed_origins=allowed_origins)
-                )
+                server = await nursery.start(serve)
                 if tune_gc:
                     _gc.tune()
                 if on_listening is not None:
@@ -185,7 +208,8 @@ class Manager(Registrar):
     async def shutdown(self) -> None:
         """Shut down and wait until serve has ended.
 
-        In a task of a connection or room it only begins: the end would wait for that task. Always a checkpoint.
+        In a task of a connection or room it only begins: the end would wait for that task. Cancelling it does not
+        call the shutdown off. Always a checkpoint.
         """
         server = self._server
         self.begin_shutdown()
@@ -200,23 +224,23 @@ class Manager(Registrar):
 
     @property
     def connections(self) -> Mapping[str, Connection]:
-        """The open connections of this node by id; a live view."""
+        """The open connections of this node by id; a live view, empty where nothing is served."""
         return MappingProxyType(self._node.connections if self._server is not None else {})
 
     def get_room(self, name: str) -> Room | None:
-        """The room of that name, if it exists on this node."""
+        """The room of that name, if it exists on this node; None also where nothing is served."""
         return self._node.rooms.get(name) if self._server is not None else None
 
     def rooms(self) -> list[Room]:
-        """The rooms that exist on this node."""
+        """The rooms that exist on this node; a copy."""
         return list(self._node.rooms.values()) if self._server is not None else []
 
     async def join_room(self, conn: Connection, room: str) -> Joined:
-        """As ``conn.join(room)``."""
+        """As :meth:`Connection.join`."""
         return await conn.join(room)
 
     def leave_room(self, conn: Connection, room: str) -> bool:
-        """As ``conn.leave(room)``."""
+        """As :meth:`Connection.leave`."""
         return conn.leave(room)
 
     def broadcast_to_room(
@@ -234,7 +258,8 @@ class Manager(Registrar):
     ) -> Report:
         """Publish to the members of any of several rooms, one copy for each connection.
 
-        A member of several of them gets it as an event of the first that it is in, under that room's policy.
+        A member of several of them gets it as an event of the first that it is in, under that room's policy. Raises as
+        :meth:`broadcast_to_room`.
         """
         if isinstance(rooms, str):
             raise UsageError("broadcast_to_rooms takes several names, not one")
@@ -244,13 +269,17 @@ class Manager(Registrar):
     def broadcast_to_all(
         self, event: object, *, action: str | None = None, exclude: Iterable[Connection | str] = ()
     ) -> Report:
-        """Publish to every connection. One whose outbox is full is closed with 4008."""
+        """Publish to every connection. One whose outbox is full is closed with 4008.
+
+        With an ``action`` clients get ``{"action", "data"}``. Raises as :meth:`broadcast_to_room`.
+        """
         return self._publish((), event, exclude=exclude, action=action)
 
     def send_to_connection(self, conn: Connection | str, message: object, *, action: str | None = None) -> None:
         """Send to one connection of this node without waiting.
 
-        Raises :exc:`ConnectionGone`, :exc:`OutboxFull`, :exc:`EncodingError`, :exc:`MessageTooLarge`.
+        Raises :exc:`ConnectionGone`, :exc:`OutboxFull`, :exc:`EncodingError`, :exc:`MessageTooLarge`, and for an id
+        :exc:`NotServing`.
         """
         if isinstance(conn, str):
             found = self._node.connections.get(conn)
@@ -260,7 +289,11 @@ class Manager(Registrar):
         conn.send_nowait(message, action=action)
 
     def send_to_user(self, user: str, message: object, *, action: str | None = None) -> Report:
-        """Send to every connection of a user on this node; outboxes without room are counted as ``dropped``."""
+        """Send to every connection of a user on this node, without waiting.
+
+        Outboxes without room are counted as ``dropped``. Raises :exc:`EncodingError`, :exc:`MessageTooLarge`,
+        :exc:`NotServing`.
+        """
         enqueued = dropped = 0
         for conn in tuple(self._node.users.get(user, ())):
             try:
@@ -303,9 +336,11 @@ class Manager(Registrar):
 async def serve_rooms(
     manager: Manager,
     *,
-    host: str = "127.0.0.1",
+    host: str | Sequence[str] | None = "127.0.0.1",
     port: int = 0,
     path: str | None = "/ws",
+    unix_path: str | os.PathLike[str] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
     listeners: Sequence[trio.abc.Listener[Any]] | None = None,
     allowed_origins: AllowedOrigins = "same",
     transport: TransportName = "native",
@@ -325,6 +360,8 @@ async def serve_rooms(
                 host=host,
                 port=port,
                 path=path,
+                unix_path=unix_path,
+                ssl_context=ssl_context,
                 listeners=listeners,
                 allowed_origins=allowed_origins,
                 transport=transport,

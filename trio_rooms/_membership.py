@@ -109,6 +109,7 @@ class Memberships:
         if room is not None:
             return Joined(room, new=False)
         if len(self.rooms) + len(self.joining) >= self._node.config.limits.max_rooms_per_connection:
+            self._node.counters.limit("max_rooms_per_connection")
             raise TooManyRooms("this connection is in too many rooms")
         if not by_client and self._nothing_to_wait_for(name):
             return self._join_now(name, options)

@@ -31,6 +31,7 @@ from ._errors import (
 from ._grace import Grace
 from ._hooks import ErrorReporter, Logger
 from ._messages.codec import encode
+from ._messages.requests import Bound
 from ._onion import compose
 from ._room import Room
 from ._rooms.names import why_not_a_room
@@ -81,12 +82,14 @@ class Node:
     """For what is spread at random: pings and the closes of a drain. Not for anything secret."""
     errors: ErrorReporter = attrs.field(init=False)
     call_handler: CallNext = attrs.field(init=False)
+    inbox_bound: Bound = attrs.field(init=False)
     fan_out: FanOut = attrs.field(init=False)
     _small: int = attrs.field(init=False)
     """Data of so many bytes fit into an outbox whatever the names of the rooms are."""
 
     def __attrs_post_init__(self) -> None:
         self.errors = ErrorReporter(self.registry.hooks, self.logger, timeout=self.config.hook_timeout)
+        self.inbox_bound = Bound(self.config.limits.inbox_messages)
         self.call_handler = compose(self.registry.middleware)
         self._small = self.config.limits.outbox_bytes - _around(self.config.limits.max_room_name_bytes)
         self.fan_out = FanOut(
@@ -138,6 +141,7 @@ class Node:
         room = self.rooms.get(name)
         if room is None:
             if len(self.rooms) + len(self.closing_rooms) >= self.config.limits.max_rooms:
+                self.counters.limit("max_rooms")
                 raise TooManyRooms("too many rooms on this node")
             room = self.rooms[name] = Room(self, name, options)
         return room

@@ -56,7 +56,11 @@ class Registrar:
         return register
 
     def on_connect(self, hook: F) -> F:
-        """``on_connect(conn)``: before the first message. Raising closes 1011; an ActionError 4500 with its code."""
+        """``on_connect(conn)``: before the first message. Raising closes 1011; an ActionError 4500 with its code.
+
+        As every hook it may be ``def`` or ``async def``, may be one of several, and may take ``config.hook_timeout``
+        seconds; one that takes longer is cancelled and has raised :exc:`HookTimeout`.
+        """
         return self._hook("on_connect", hook)
 
     def on_disconnect(self, hook: F) -> F:
@@ -108,7 +112,7 @@ class Registrar:
     def authenticate(self, function: A) -> A:
         """``async def authenticate(request) -> Identity | None``, asked before the upgrade.
 
-        None is answered 401, :exc:`Refuse` with its status, anything else that it raises 500 without detail, and
+        None is answered 401, a :exc:`Refuse` that it raises with its status, anything else 500 without detail, and
         503 when it has not returned within ``handshake_timeout`` of the connection's accept. Without one
         everybody is anonymous.
         """
@@ -157,7 +161,7 @@ class Registrar:
     def room(self, pattern: str, options: RoomOptions | None = None, **fields: Any) -> None:
         """Set the options of rooms whose name matches a shell glob; the first registered match wins, whole.
 
-        Give either a :class:`RoomOptions` or its fields.
+        Give either a :class:`RoomOptions` or its fields. Raises :exc:`UsageError` for what cannot be.
         """
         self._registry.check_open("room options are set")
         if options is not None and fields:
@@ -172,7 +176,8 @@ class Registrar:
     ) -> None:
         """Serve a fixed page to GET and HEAD of ``path``, on the port of the WebSockets.
 
-        ``body`` is bytes, or the path of a file that is read now.
+        ``body`` is bytes, or the path of a file that is read now. Raises :exc:`UsageError` for what is no path of a
+        URL, and OSError if the file cannot be read.
         """
         self._registry.check_open("pages are registered")
         if not path.startswith("/") or "?" in path:

@@ -64,8 +64,9 @@ class Room:
         """Publish to the room, waiting for the broker where ``publish_nowait`` would raise BrokerBusy.
 
         Returns when the broker has confirmed and the members of this node were served; what this task then
-        sends to one of them stands behind the event. Always a checkpoint. A cancel while it waits for room
-        means that nothing was published; later, that the outcome is unknown.
+        sends to one of them stands behind the event. A cancel while it waits for room means that nothing was
+        published; later, that the outcome is unknown. Raises :exc:`EncodingError`, :exc:`MessageTooLarge` and
+        :exc:`NotServing`. Always a checkpoint.
         """
         return await self._node.publish(self._node.publication_to(self._target, event, exclude=exclude, key=key))
 

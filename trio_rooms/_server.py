@@ -10,16 +10,20 @@ The tree, outermost first; each part is over before the one around it::
 
 from __future__ import annotations
 
+import os
+import ssl
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import trio
 
-from ._accept import accept_forever, describe, open_listeners
+from ._accept import accept_forever
 from ._arrivals import Arrivals, TransportName
 from ._counters import Statistics, frozen
 from ._drain import Drain
 from ._formats import SUBPROTOCOLS
 from ._handshake import HandshakePolicy
+from ._listening import Listener, Place, listen, locate
 from ._node import Node
 from ._wire.ending import close_now
 from ._wire.upgrade import AllowedOrigins, check_origins
@@ -34,38 +38,51 @@ class Server:
         arrivals: Arrivals,
         drain: Drain,
         *,
-        addresses: tuple[tuple[str, int], ...],
+        places: tuple[Place, ...],
         path: str | None,
     ) -> None:
         self._node = node
         self._arrivals = arrivals
         self._drain = drain
         self._path = path
-        self._addresses = addresses
+        self._places = places
         self._over = trio.Event()
 
     def __repr__(self) -> str:
-        return f"<Server {self._addresses or 'without listeners'}>"
+        return f"<Server {', '.join(self.urls) or 'without listeners'}>"
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Host and port of each listener that has them."""
-        return self._addresses
+        """Host and port of each listener that has them; Unix sockets have none."""
+        return tuple(place.address for place in self._places if place.address is not None)
+
+    @property
+    def unix_paths(self) -> tuple[str, ...]:
+        """The path of each listener that is a Unix socket, absolute."""
+        return tuple(place.unix_path for place in self._places if place.unix_path is not None)
 
     @property
     def port(self) -> int:
-        """The port of the first listener. Raises ValueError if no listener has one."""
-        if not self._addresses:
+        """The port of the first listener that has one. Raises ValueError if no listener has."""
+        if not self.addresses:
             raise ValueError("the server has no listener with a port")
-        return self._addresses[0][1]
+        return self.addresses[0][1]
 
     @property
     def url(self) -> str:
-        """``ws://host:port/path`` of the first listener. Raises ValueError if no listener has an address."""
-        if not self._addresses:
+        """The first of :attr:`urls`. Raises ValueError if no listener has an address."""
+        if not self._places:
             raise ValueError("the server has no listener with an address")
-        host, port = self._addresses[0]
-        return f"ws://{f'[{host}]' if ':' in host else host}:{port}{self._path or '/'}"
+        return self.urls[0]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """For each listener with an address its URL, as a client on this machine would use it.
+
+        ``ws://host:port/path``, ``wss://`` where TLS is spoken; for a server that listens on every interface the host
+        is the loopback address. A Unix socket is ``ws+unix:///its/path.sock:/path``, which is how some clients name it.
+        """
+        return tuple(place.url(self._path or "/") for place in self._places)
 
     @property
     def draining(self) -> bool:
@@ -73,15 +90,18 @@ class Server:
         return self._node.draining
 
     def begin_shutdown(self, *, returning: bool = True) -> None:
-        """As ``manager.begin_shutdown``."""
+        """As :meth:`Manager.begin_shutdown`."""
         self._drain.begin(returning=returning)
 
     async def wait_closed(self) -> None:
-        """Wait until this serve is over; from a task of a connection or room it would wait for itself."""
+        """Wait until this serve is over; from a task of a connection or room it would wait for itself.
+
+        It does not begin the end; a cancel changes nothing. Always a checkpoint.
+        """
         await self._over.wait()
 
     def statistics(self) -> Statistics:
-        """A snapshot; after the end the final numbers."""
+        """A snapshot; after the end the final numbers. It looks at each connection, so do not ask for every message."""
         node = self._node
         counters = node.counters
         outboxes = [conn.outbox for conn in node.connections.values()]
@@ -92,6 +112,7 @@ class Server:
             draining=node.draining,
             accepted=counters.accepted,
             handshakes_rejected=frozen(counters.rejected),
+            limited=frozen(counters.limited + Counter(inbox_messages=node.inbox_bound.reached)),
             accept_errors=counters.accept_errors,
             messages_received=counters.messages_received,
             errors_told=frozen(counters.errors_told),
@@ -133,10 +154,12 @@ class Server:
 async def serve(  # noqa: ASYNC128 - task_status is handed on
     make_node: Callable[[trio.Nursery], Node],
     *,
-    host: str,
+    host: str | Sequence[str] | None,
     port: int,
     path: str | None,
-    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]] | None,
+    unix_path: str | os.PathLike[str] | None,
+    ssl_context: ssl.SSLContext | None,
+    listeners: Sequence[Listener] | None,
     allowed_origins: AllowedOrigins,
     transport: TransportName,
     on_server: Callable[[Server], None],
@@ -144,15 +167,14 @@ async def serve(  # noqa: ASYNC128 - task_status is handed on
 ) -> None:
     """Serve until a shutdown has been completed; see the module's tree."""
     check_origins(allowed_origins)
-    opened: Sequence[trio.abc.Listener[trio.abc.Stream]]
-    opened = await open_listeners(host, port) if listeners is None else list(listeners)
+    opened = await listen(host=host, port=port, unix_path=unix_path, ssl_context=ssl_context, listeners=listeners)
     server: Server | None = None
 
     def make_server(tasks: trio.Nursery) -> Server:
         node = make_node(tasks)
         drain = Drain(node)
         arrivals = Arrivals(node, drain, _policy(node, path, allowed_origins), transport)
-        return Server(node, arrivals, drain, addresses=describe(opened), path=path)
+        return Server(node, arrivals, drain, places=locate(opened), path=path)
 
     connections_over = trio.Event()
     broker = trio.CancelScope()
@@ -222,7 +244,7 @@ async def _run_broker(
 
 async def _run_connections(
     server: Server,
-    listeners: Sequence[trio.abc.Listener[trio.abc.Stream]],
+    listeners: Sequence[Listener],
     task_status: trio.TaskStatus[Server],
 ) -> None:
     drain, arrivals = server._drain, server._arrivals
@@ -243,9 +265,7 @@ async def _run_connections(
             raise
 
 
-async def _accept(
-    listener: trio.abc.Listener[trio.abc.Stream], arrivals: Arrivals, connections: trio.Nursery, node: Node
-) -> None:
+async def _accept(listener: Listener, arrivals: Arrivals, connections: trio.Nursery, node: Node) -> None:
     await accept_forever(listener, arrivals.handle, connections, errors=node.counters.accept_failed, logger=node.logger)
 
 

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import logging
 import os
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from trio_rooms import Manager, Server
 
 LOGGER = logging.getLogger("trio_rooms.cli")
 
+DEFAULT_HOST = "127.0.0.1"
 STOP = "Press Ctrl-C to stop."
 
 
@@ -55,10 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The command line; the chosen subcommand's function is in ``command``."""
     listening = argparse.ArgumentParser(add_help=False)
-    listening.add_argument("--host", default="127.0.0.1", help="name or address to listen on (default: %(default)s)")
+    listening.add_argument(
+        "--host",
+        metavar="HOST",
+        action="append",
+        help=f"name or address to listen on; may be repeated (default: {DEFAULT_HOST})",
+    )
     listening.add_argument(
         "--port", type=port_number, default=8080, help="port to listen on; 0 takes a free one (default: %(default)s)"
     )
+    listening.add_argument(
+        "--certfile", metavar="FILE", help="certificate in PEM, with those that lead to its authority: speak TLS"
+    )
+    listening.add_argument("--keyfile", metavar="FILE", help="its private key, if that is not in the same file")
     listening.add_argument("--verbose", action="store_true", help="log debugging messages, too")
     listening.add_argument(
         "--no-tune-gc", action="store_false", dest="tune_gc", help="leave Python's cyclic garbage collector as it is"
@@ -69,10 +80,11 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", parents=[listening], help="serve a chat to try out in the browser")
-    demo.set_defaults(command=run_demo)
+    demo.set_defaults(command=run_demo, unix_path=None)
 
     serve = commands.add_parser("serve", parents=[listening], help="serve a manager of yours")
     serve.add_argument("spec", metavar="MODULE:NAME", help="a Manager, or a function without arguments that makes one")
+    serve.add_argument("--unix-path", metavar="FILE", help="listen on a Unix socket there instead of a host and a port")
     serve.add_argument("--path", type=url_path, default="/ws", help="where to accept upgrades (default: %(default)s)")
     serve.add_argument(
         "--allow-origin",
@@ -90,7 +102,8 @@ def run_demo(options: argparse.Namespace) -> None:
     from trio_rooms.demo import make_manager
 
     def announce(server: Server) -> None:
-        page = f"http://{urlsplit(server.url).netloc}/"
+        url = urlsplit(server.url)
+        page = f"{'https' if url.scheme == 'wss' else 'http'}://{url.netloc}/"
         print(f"The chat is at {page} - open it in two windows.", STOP, sep="\n", flush=True)
 
     run(make_manager(), options, path="/ws", allowed_origins="same", announce=announce)
@@ -100,7 +113,7 @@ def run_serve(options: argparse.Namespace) -> None:
     """Serve the manager that the command line names until signalled."""
 
     def announce(server: Server) -> None:
-        print(f"Serving {options.spec} at {server.url}", STOP, sep="\n", flush=True)
+        print(f"Serving {options.spec} at {' '.join(server.urls)}", STOP, sep="\n", flush=True)
 
     origins = options.allow_origin
     if origins is None:
@@ -121,6 +134,8 @@ def run(
     """Serve until signalled; raises CommandError if it does not come to that for want of a port or the like."""
     listening = False
     failures: list[BaseException] = []
+    hosts: list[str] = options.host or [DEFAULT_HOST]
+    context = load_context(options.certfile, options.keyfile)
 
     def on_listening(server: Server) -> None:
         nonlocal listening
@@ -129,9 +144,11 @@ def run(
 
     try:
         manager.run(
-            host=options.host,
+            host=hosts[0] if len(hosts) == 1 else hosts,
             port=options.port,
             path=path,
+            unix_path=options.unix_path,
+            ssl_context=context,
             allowed_origins=allowed_origins,
             on_listening=on_listening,
             tune_gc=options.tune_gc,
@@ -142,10 +159,24 @@ def run(
         LOGGER.debug("could not start", exc_info=group)
         failures.extend(leaves(group))
     for failure in failures:
-        where = f"{options.host}:{options.port}"
+        where = options.unix_path or f"{', '.join(hosts)}:{options.port}"
         if isinstance(failure, OSError):
             raise CommandError(f"cannot serve on {where}: {failure.strerror or failure}", status=1)
         raise CommandError(f"cannot serve on {where}: {failure}", status=2)
+
+
+def load_context(certfile: str | None, keyfile: str | None) -> ssl.SSLContext | None:
+    """The context of a server that has this certificate; None without one. Raises CommandError."""
+    if certfile is None:
+        if keyfile is not None:
+            raise CommandError("--keyfile needs --certfile", status=2)
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(certfile, keyfile)
+    except OSError as exc:  # what is wrong with the certificate is one of them
+        raise CommandError(f"cannot load the certificate: {exc.strerror or exc}", status=2) from exc
+    return context
 
 
 def load_manager(spec: str) -> Manager:

@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_rooms import DuplicateId
-from trio_rooms._messages.requests import Inbox, InFlight, Request
+from trio_rooms._messages.requests import Bound, Inbox, InFlight, Request
 
 
 def request(ident: int | str | None = None) -> Request:
@@ -16,7 +16,7 @@ def request(ident: int | str | None = None) -> Request:
 
 async def test_inbox_keeps_the_order() -> None:
     """What is put in comes out in the same order."""
-    inbox = Inbox(10)
+    inbox = Inbox(Bound(10))
     requests = [request() for _ in range(5)]
     assert [inbox.put(one) for one in requests] == [True] * 5
     assert len(inbox) == 5
@@ -26,7 +26,7 @@ async def test_inbox_keeps_the_order() -> None:
 
 async def test_others_get_their_turn() -> None:
     """Of many requests that wait, taking some lets others run; a cancelled taker takes none of them."""
-    inbox = Inbox(1)
+    inbox = Inbox(Bound(1))
     turns = 0
 
     async def count_turns() -> None:
@@ -51,7 +51,7 @@ async def test_others_get_their_turn() -> None:
 
 async def test_hand_over() -> None:
     """Who waits is handed the request, which is then not among those that wait; what comes next stands behind it."""
-    inbox = Inbox(1)
+    inbox = Inbox(Bound(1))
     first, second = request(), request()
     taken = []
 
@@ -74,7 +74,7 @@ async def test_hand_over() -> None:
 
 async def test_what_was_handed_over_is_not_discarded() -> None:
     """A request that was handed over before the inbox is closed has been taken."""
-    inbox = Inbox(1)
+    inbox = Inbox(Bound(1))
     one = request()
     async with trio.open_nursery() as nursery:
 
@@ -90,7 +90,7 @@ async def test_what_was_handed_over_is_not_discarded() -> None:
 
 async def test_gate_opens_below_the_limit() -> None:
     """The gate is shut from the limit on, and opens when a take makes room; puts are never refused."""
-    inbox = Inbox(2)
+    inbox = Inbox(Bound(2))
     passed = 0
 
     async def pass_gate() -> None:
@@ -121,12 +121,12 @@ async def test_gate_opens_below_the_limit() -> None:
 async def test_an_open_gate_costs_nothing() -> None:
     """Passing an open gate lets nobody run: the read behind it does."""
     with trio.testing.assert_no_checkpoints():
-        await Inbox(1).wait_for_room()
+        await Inbox(Bound(1)).wait_for_room()
 
 
 async def test_close_ends_takes_after_what_waits() -> None:
     """A closed inbox takes nothing in, gives out what waits, and then ends; the gate is open for ever."""
-    inbox = Inbox(1)
+    inbox = Inbox(Bound(1))
     last = request()
     inbox.put(last)
     inbox.close(discard=False)
@@ -139,7 +139,7 @@ async def test_close_ends_takes_after_what_waits() -> None:
 
 async def test_close_can_discard() -> None:
     """With `discard` nothing that waits is given out; who waits for the gate or for a request is woken."""
-    inbox = Inbox(1)
+    inbox = Inbox(Bound(1))
     inbox.put(request())
     inbox.put(request())
     async with trio.open_nursery() as nursery:
@@ -151,7 +151,7 @@ async def test_close_can_discard() -> None:
 
 async def test_close_wakes_a_take() -> None:
     """A take that waits ends when the inbox is closed."""
-    inbox = Inbox(1)
+    inbox = Inbox(Bound(1))
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -164,7 +164,7 @@ async def test_close_wakes_a_take() -> None:
 
 async def test_a_cancelled_take_loses_nothing() -> None:
     """A take that is cancelled in the moment of a put leaves the request for the next one, or has it."""
-    inbox = Inbox(1)
+    inbox = Inbox(Bound(1))
     taken = []
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:

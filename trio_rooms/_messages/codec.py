@@ -13,6 +13,7 @@ import msgspec
 
 from .._errors import ActionError, EncodingError
 
+#: What a client calls a request: a 64-bit integer or a short string.
 Id = int | str
 
 _encoder = msgspec.json.Encoder()

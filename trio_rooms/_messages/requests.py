@@ -14,8 +14,8 @@ Every connection has these, and most are idle: a queue and a gate are made when 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Iterator
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final, TypeVar
 
 import attrs
 import trio
@@ -24,6 +24,8 @@ from .._errors import ActionError, DuplicateId
 from .codec import Id
 from .envelope import Message
 from .router import Handler
+
+T = TypeVar("T")
 
 #: What stands for a result where the request has been answered already.
 ANSWERED: Final[Any] = object()
@@ -61,16 +63,25 @@ class Request:
 _TAKES_PER_TURN = 32
 
 
+@attrs.define(eq=False)
+class Bound:
+    """How many messages an inbox may hold; one for all of a node, which counts how often they were full."""
+
+    messages: int
+    reached: int = 0
+    """Times that reading had to wait for room."""
+
+
 class Inbox:
     """Decoded messages that wait for the dispatcher, the only one who takes, with a gate in front.
 
     A request that comes while the dispatcher waits for one is handed to it at once and is never queued.
     """
 
-    __slots__ = ("_gate", "_handed", "_limit", "_queue", "_taken", "closed", "reading", "resting", "waiting")
+    __slots__ = ("_bound", "_gate", "_handed", "_queue", "_taken", "closed", "reading", "resting", "waiting")
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, bound: Bound) -> None:
+        self._bound = bound
         self._queue: deque[Request] | None = None
         self._gate: trio.lowlevel.ParkingLot | None = None
         self.waiting: trio.lowlevel.Task | None = None
@@ -110,14 +121,16 @@ class Inbox:
 
     def room(self) -> Awaitable[None] | None:
         """As :meth:`wait_for_room`, but None where there is nothing to await."""
-        return self.wait_for_room() if self._queue and len(self._queue) >= self._limit else None
+        return self.wait_for_room() if self._queue and len(self._queue) >= self._bound.messages else None
 
     async def wait_for_room(self) -> None:
         """The gate: what a transport awaits before it reads more. Open for ever once the inbox is closed.
 
         A checkpoint only if it is shut; reading is one anyway.
         """
-        while not self.closed and len(self) >= self._limit:
+        if not self.closed and len(self) >= self._bound.messages:
+            self._bound.reached += 1
+        while not self.closed and len(self) >= self._bound.messages:
             if self._gate is None:
                 self._gate = trio.lowlevel.ParkingLot()
             await self._gate.park()
@@ -135,7 +148,7 @@ class Inbox:
                 await trio.lowlevel.checkpoint()
         if self._queue:
             request = self._queue.popleft()
-            if len(self._queue) < self._limit:
+            if len(self._queue) < self._bound.messages:
                 self._open_gate()
             return request
         if not self.closed:
@@ -174,6 +187,18 @@ class Inbox:
     def _abort_rest(self, _: object) -> trio.lowlevel.Abort:
         self.resting = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+
+async def send(channel: trio.MemorySendChannel[T], value: T, *, on_full: Callable[[], None]) -> None:
+    """As ``channel.send(value)``; calls ``on_full`` where that has to wait for room."""
+    await trio.lowlevel.checkpoint_if_cancelled()
+    try:
+        channel.send_nowait(value)
+    except trio.WouldBlock:
+        on_full()
+        await channel.send(value)
+    else:
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
 
 class InFlight:

@@ -69,8 +69,11 @@ class Publication(msgspec.Struct, eq=False, gc=False):
     key: str | None = None
     action: str | None = None
     overflow: Overflow = "close"
+    """The policy of the room that it is being delivered to; set by ``deliver``."""
     report: Report | None = None
+    """What the delivery on the publisher's node did; set by ``deliver``."""
     on_delivered: Callable[[], None] | None = None
+    """Called when it was delivered on the publisher's node."""
     _form: Format | None = None
     """The format that a frame was asked for first, which in most rooms is the only one."""
     _frame: Frame | None = None

@@ -27,18 +27,23 @@ from .usual_head import Fields, parse_usual
 
 #: Why a handshake was not completed: a fixed set, fit to be the label of a metric.
 Reason = Literal[
+    "address_full",
     "authenticate_error",
     "authenticate_timeout",
     "bad_request",
+    "full",
     "hangup",
     "headers",
     "method",
     "not_found",
     "origin",
+    "pushed_out",
     "refused",
+    "subprotocols",
     "target",
     "timeout",
     "tls",
+    "tls_failed",
     "unauthorized",
     "unavailable",
     "upgrade_required",
@@ -76,11 +81,18 @@ class HandshakeError(Exception):
 
 
 class Hangup(Exception):
-    """The handshake is over and nobody waits for a response: ``reason`` is "eof", "reset" or "tls"."""
+    """The handshake is over and nobody waits for a response, or could be given one."""
 
-    def __init__(self, reason: Literal["eof", "reset", "tls"]) -> None:
+    def __init__(self, reason: Literal["eof", "reset", "tls", "tls_failed", "timeout"]) -> None:
         super().__init__(reason)
         self.reason = reason
+
+    @property
+    def counted_as(self) -> Reason:
+        """Under which reason to count it."""
+        if self.reason == "eof" or self.reason == "reset":
+            return "hangup"
+        return self.reason
 
 
 async def read_head(

@@ -11,6 +11,7 @@ import attrs
 
 T = TypeVar("T")
 
+#: Names and values of headers.
 Pairs = tuple[tuple[bytes, bytes], ...]
 
 _CREDENTIALS = frozenset({b"authorization", b"proxy-authorization", b"cookie"})

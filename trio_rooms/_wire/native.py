@@ -22,7 +22,7 @@ from .frames import Frame, close_frame, ping_frame, pong_frame
 from .input import input_of
 from .output import SocketOutput, output_of
 from .reader import Event, FrameReader, Ping, Pong
-from .transport import Close, TransportClosed
+from .transport import MESSAGE_TOO_SLOW, Close, TransportClosed
 from .upgrade import switching_protocols
 
 # One read may bring thousands of messages; others get their turn after this many.
@@ -168,7 +168,7 @@ class NativeTransport:
         with trio.move_on_at(self._message_deadline):
             data = await self._input.read(self._read_buffer_size)
         if data is None:
-            self._events = [Close(1008, "a message took too long")]
+            self._events = [Close(1008, MESSAGE_TOO_SLOW)]
         else:
             self._feed(data)
 

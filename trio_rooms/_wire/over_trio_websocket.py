@@ -32,7 +32,7 @@ from .headers import Headers
 from .line import Line
 from .request import HandshakeRequest
 from .responses import error_body
-from .transport import Close, TransportClosed
+from .transport import TOO_BIG, Close, TransportClosed
 
 _HEAD = (
     "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -101,7 +101,7 @@ class TrioWebSocketTransport:
     async def receive(self) -> str | bytes:
         """The next message; larger than the limit in bytes: 1009."""
         if self._too_big:
-            raise TransportClosed(Close(1009, "message too big"))
+            raise TransportClosed(Close(1009, TOO_BIG))
         if self._line is None:
             self._waiting_for_room = True
             await self._before_read()
@@ -116,7 +116,7 @@ class TrioWebSocketTransport:
         size = len(message.encode()) if isinstance(message, str) else len(message)
         if size > self._max_message_bytes:
             self._too_big = True
-            raise TransportClosed(Close(1009, "message too big"))
+            raise TransportClosed(Close(1009, TOO_BIG))
         return message
 
     async def send(self, frames: Sequence[Frame]) -> int:

@@ -24,7 +24,7 @@ from wsproto.events import BytesMessage, CloseConnection, TextMessage
 from wsproto.events import Ping as EnginePing
 from wsproto.events import Pong as EnginePong
 
-from .transport import Close
+from .transport import TOO_BIG, TOO_MANY_FRAGMENTS, Close
 
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
@@ -191,7 +191,7 @@ class FrameReader:
         if not header.sound or header.first not in _USUAL or self._fragments:
             return self._begin_unusual(position, header, events)
         if header.length > self._max_message_bytes and not header.is_control:
-            self._end(events, Close(1009, "message too big"))
+            self._end(events, Close(1009, TOO_BIG))
             return header.size
         start, end = position + header.size, position + header.size + header.length
         if len(self._buffer) < end:
@@ -214,18 +214,20 @@ class FrameReader:
             events.append(Pong(payload))
 
     def _begin_unusual(self, position: int, header: _Header, events: list[Event]) -> int:
-        if header.sound and not header.is_control and not self._fits(header):
-            self._end(events, Close(1009, "message too big"))
+        if header.sound and not header.is_control and (excess := self._excess(header)) is not None:
+            self._end(events, Close(1009, excess))
             return header.size
         self._to_engine = header.length
         self._judge(bytes(self._buffer[position : position + header.size]), events)
         return header.size
 
-    def _fits(self, header: _Header) -> bool:
-        """Count a fragment, and tell whether its message is still within the limits."""
+    def _excess(self, header: _Header) -> str | None:
+        """Count a fragment, and tell what is too much of its message, if anything is."""
         self._fragments += 1
         self._size += header.length
-        return self._size <= self._max_message_bytes and self._fragments <= self._max_fragments
+        if self._size > self._max_message_bytes:
+            return TOO_BIG
+        return TOO_MANY_FRAGMENTS if self._fragments > self._max_fragments else None
 
     def _judge(self, data: bytes, events: list[Event]) -> None:
         if self._engine is None:

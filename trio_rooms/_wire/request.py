@@ -32,11 +32,11 @@ class HandshakeRequest:
     """ "1.1" for everything that is upgraded."""
 
     remote: str | None = None
-    """Address of the peer of the TCP connection, behind a proxy that of the proxy; None where there is no
-    address, as with a memory stream."""
+    """Address of the peer of the TCP connection. Behind a proxy that is that of the proxy, unless it is one of
+    ``config.trusted_proxies``: then the client's. None where there is no address, as with a memory stream."""
 
     remote_port: int | None = None
-    """Port of that peer."""
+    """Port of that peer; None where it is not known, as of a client behind most proxies."""
 
     @property
     def path(self) -> str:
@@ -55,7 +55,7 @@ class HandshakeRequest:
 
     @property
     def cookies(self) -> dict[str, str]:
-        """The cookies by name; see :func:`parse_cookies`."""
+        """The cookies by name; values as sent, without surrounding quotes. Of one name the first counts."""
         return parse_cookies(self.headers)
 
     @property

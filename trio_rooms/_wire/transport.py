@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import attrs
 
@@ -27,6 +27,12 @@ class Close:
     def reconnect(self) -> bool:
         """Whether the code invites the client to connect again (Centrifugo's rule for 4000-4999)."""
         return self.code in (1001, 1006, 1012, 1013) or 4000 <= self.code < 4500
+
+
+#: Reasons of a close by which the limit can be told that was reached.
+TOO_BIG: Final = "message too big"
+TOO_MANY_FRAGMENTS: Final = "too many fragments"
+MESSAGE_TOO_SLOW: Final = "a message took too long"
 
 
 class TransportClosed(Exception):

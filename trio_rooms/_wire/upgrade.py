@@ -72,7 +72,7 @@ def check_upgrade(request: HandshakeRequest, limits: Limits) -> str:
     if not _is_key(key):
         raise _bad("Sec-WebSocket-Key must be 16 bytes in base64")
     if len(request.subprotocols) > limits.max_subprotocols:
-        raise _bad("too many subprotocols")
+        raise HandshakeError(400, "BAD_REQUEST", "too many subprotocols", reason="subprotocols")
     return key
 
 

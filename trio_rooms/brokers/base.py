@@ -21,7 +21,9 @@ class Position:
     """Where a publication stands in its room's stream. Offsets rise, but need not be contiguous."""
 
     offset: int
+    """The number within the epoch."""
     epoch: str
+    """Which run of the stream the offset belongs to: offsets of different epochs cannot be compared."""
 
 
 #: Given to a broker: serves the members of this node. Synchronous, and calls nothing of the user's.

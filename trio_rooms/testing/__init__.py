@@ -1,8 +1,8 @@
 """Testing servers and handlers without sockets, on memory streams and virtual time.
 
 ``async with open_client(manager) as client:`` is a connected client; under the ``autojump_clock`` of
-pytest-trio timeouts pass at once. Put such tests inside ``trio.fail_after``: a deadlock under an autojump clock
-spins for ever.
+pytest-trio timeouts pass at once. Put such tests inside ``trio.fail_after``: nothing here has a timeout of its own,
+and a deadlock under an autojump clock spins for ever.
 """
 
 from ._broker import LaggingBroker as LaggingBroker

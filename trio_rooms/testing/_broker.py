@@ -40,6 +40,7 @@ class LaggingBroker:
     """
 
     supports: frozenset[str] = frozenset()
+    """Nothing beyond carrying."""
 
     def __init__(
         self, *, delay: float = 1.0, confirm: Literal["before", "with", "after"] = "before", bound: int = 100
@@ -55,7 +56,7 @@ class LaggingBroker:
         self._room = trio.lowlevel.ParkingLot()
 
     async def run(self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Deliver one submission after the other."""
+        """Deliver one submission after the other until cancelled; what is queued then is lost, and its waiters told."""
         if self._running:
             raise AlreadyServing("this broker serves another manager")
         self._running = True
@@ -86,7 +87,7 @@ class LaggingBroker:
         submission.confirm()
 
     def submit(self, publication: Publication) -> _Submission:
-        """Queue a publication."""
+        """Queue a publication. Raises :exc:`BrokerBusy` at ``bound``, :exc:`NotServing` unless it runs."""
         if not self._running:
             raise NotServing("the broker is not running")
         if len(self._queue) >= self.bound:
@@ -103,10 +104,10 @@ class LaggingBroker:
             await self._room.park()
 
     async def subscribe(self, room: str) -> None:
-        """Active after a delay."""
+        """Active after ``delay`` seconds."""
         await trio.sleep(self.delay)
         self.subscribed.add(room)
 
     def unsubscribe(self, room: str) -> None:
-        """At once."""
+        """Inactive at once."""
         self.subscribed.discard(room)

@@ -43,10 +43,6 @@ class TestClient(trio.abc.AsyncResource):
     One task at a time may receive (`trio.BusyResourceError`); a `request` or `close` receives too.
     Any number may send. Receiving is safe to cancel: no message is lost, and a pong that is being sent is
     sent whole, unless the server does not take it within a second.
-
-    Attributes:
-      subprotocol: what the server selected, or None.
-      headers: the headers of the 101 response by lower-case name.
     """
 
     __test__: ClassVar[bool] = False  # or pytest collects it, for its name
@@ -61,7 +57,9 @@ class TestClient(trio.abc.AsyncResource):
         auto_pong: bool = True,
     ) -> None:
         self.subprotocol = subprotocol
+        """What the server selected, or None."""
         self.headers: dict[str, str] = headers or {}
+        """The headers of the 101 response by lower-case name."""
         self._stream = stream
         self._protocol = ClientProtocol(auto_pong=auto_pong)
         self._protocol.feed(trailing)

@@ -28,19 +28,17 @@ class FaultyStream(trio.abc.HalfCloseableStream):
     counts what this end sends. As with any stream, one task at a time may send and one may receive
     (`trio.BusyResourceError`). A `send_all` that is cancelled while it is stalled has sent a part,
     as with a socket.
-
-    Attributes:
-      one_byte_reads: whether `receive_some` returns one byte at a time.
-      one_byte_writes: whether `send_all` hands on one byte at a time.
-      bytes_sent: the bytes handed to the wrapped stream; what `silence` swallows is not counted.
-      bytes_received: the bytes returned by `receive_some`.
     """
 
     def __init__(self, stream: trio.abc.Stream, *, one_byte_reads: bool = False, one_byte_writes: bool = False) -> None:
         self.one_byte_reads = one_byte_reads
+        """Whether `receive_some` returns one byte at a time. May be set."""
         self.one_byte_writes = one_byte_writes
+        """Whether `send_all` hands on one byte at a time. May be set."""
         self.bytes_sent: int = 0
+        """The bytes handed to the wrapped stream; what `silence` swallows is not counted."""
         self.bytes_received: int = 0
+        """The bytes returned by `receive_some`."""
         self._stream = stream
         # Each is a value of the counter above at which the fault strikes.
         self._stall_sending_at = math.inf

@@ -49,7 +49,7 @@ class HandshakeRefused(Exception):
 
 
 class ReplyError(Exception):
-    """The reply to a request was an error; the attributes are those of the wire's error object."""
+    """The reply to a request was an error; ``code``, ``message`` and ``temporary`` are what it says."""
 
     def __init__(self, code: str, message: str = "", *, temporary: bool = False) -> None:
         super().__init__(code, message, temporary)

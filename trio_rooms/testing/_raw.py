@@ -36,12 +36,16 @@ class Opcode(IntEnum):
 
 @attrs.frozen
 class ServerFrame:
-    """One frame as the server wrote it. ``rsv`` is the three reserved bits as a number of 0..7."""
+    """One frame as the server wrote it."""
 
     opcode: int
+    """A number of 0..15; see :class:`Opcode`."""
     payload: bytes
+    """Its payload."""
     fin: bool = True
+    """Whether it is the last of its message."""
     rsv: int = 0
+    """The three reserved bits as a number of 0..7."""
 
 
 def client_frame(
