@@ -149,6 +149,14 @@ def removals(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Random and mutated requests and frames; not a part of plain ``nox``. ``-- --cases 200000 --seed N``."""
+    session.install(".", *group("tests"))
+    # No safe path: a script finds its neighbours, and in its folder there is no package.
+    session.run("python", "tests/fuzz.py", *session.posargs)
+
+
+@nox.session
 def screenshots(session: nox.Session) -> None:
     """The pictures of the web pages in docs/, anew; not a part of plain ``nox``. Needs Chromium."""
     session.install(".", *group("tests"))

@@ -7,18 +7,33 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
+import msgspec
 import trio
 
 from trio_rooms.testing import Closed, Opcode, TestClient, client_frame
 
 V1 = "trio-rooms.v1.json"
-FORMATS = [None, V1]
+MSGPACK = "trio-rooms.v1.msgpack"
+TEXT_FORMATS = [None, V1]
+FORMATS = [*TEXT_FORMATS, MSGPACK]
 
 
 async def send_together(client: TestClient, *messages: object) -> None:
-    """Send messages in one write, so that the server reads them at once; text as it is, other things as JSON."""
-    texts = [message if isinstance(message, str) else json.dumps(message) for message in messages]
-    await client.send_raw(b"".join(client_frame(Opcode.TEXT, text.encode()) for text in texts))
+    """Send messages in one write, so that the server reads them at once.
+
+    Text and bytes go as they are, other things in the client's format.
+    """
+    await client.send_raw(b"".join(_frame(client, message) for message in messages))
+
+
+def _frame(client: TestClient, message: object) -> bytes:
+    if isinstance(message, str):
+        return client_frame(Opcode.TEXT, message.encode())
+    if isinstance(message, bytes):
+        return client_frame(Opcode.BINARY, message)
+    if client.subprotocol == MSGPACK:
+        return client_frame(Opcode.BINARY, msgspec.msgpack.encode(message))
+    return client_frame(Opcode.TEXT, json.dumps(message).encode())
 
 
 async def receive_all(client: TestClient, seconds: float = 1.0) -> list[Any]:
@@ -27,7 +42,7 @@ async def receive_all(client: TestClient, seconds: float = 1.0) -> list[Any]:
     while True:  # noqa: ASYNC913 - receive is a checkpoint
         with trio.move_on_after(seconds) as scope:
             try:
-                got.append(json.loads(await client.receive()))
+                got.append(await client.receive_json())
             except Closed as closed:
                 return [*got, closed.code]
         if scope.cancelled_caught:

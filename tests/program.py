@@ -86,7 +86,7 @@ async def run_program(*arguments: str | Path) -> AsyncIterator[Program]:
 
 
 @asynccontextmanager
-async def open_websocket(url: str) -> AsyncIterator[WebSocketConnection]:
+async def open_websocket(url: str, *subprotocols: str | None) -> AsyncIterator[WebSocketConnection]:
     """As trio-websocket's ``open_websocket_url``, which leaves its socket open where the server is the one to close."""
     parts = urlsplit(url)
     assert parts.hostname is not None
@@ -95,7 +95,11 @@ async def open_websocket(url: str) -> AsyncIterator[WebSocketConnection]:
         await trio.open_tcp_stream(parts.hostname, parts.port) as stream,
         trio.open_nursery() as nursery,
         await wrap_client_stream(
-            nursery, stream, parts.netloc, parts.path + f"?{parts.query}" * bool(parts.query)
+            nursery,
+            stream,
+            parts.netloc,
+            parts.path + f"?{parts.query}" * bool(parts.query),
+            subprotocols=[name for name in subprotocols if name],
         ) as ws,
     ):
         yield ws

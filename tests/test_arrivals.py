@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import struct
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
-import trio_websocket
 from trio.testing import MockClock
 
+from doors import ask, callers_server, connect, dial, empty, make_manager, reset
 from listeners import MemoryListener, needs_dev_fd, open_descriptors
 from trio_rooms import (
     Config,
@@ -25,9 +23,7 @@ from trio_rooms import (
     HandshakeRequest,
     Identity,
     Limits,
-    Manager,
     Refuse,
-    Server,
     UsageError,
     serve_rooms,
 )
@@ -35,44 +31,7 @@ from trio_rooms._arrivals import TransportName
 from trio_rooms._wire.peer import remote_address
 from trio_rooms.testing import FaultyStream, HandshakeRefused, TestClient, handshake_bytes, open_client, serve_in_memory
 
-
-def make_manager(config: Config | None = None) -> Manager:
-    manager = Manager(config=config)
-    manager.handle_message("echo", lambda conn, message: message.data)
-    return manager
-
-
-async def dial(server: Server) -> trio.SocketStream:
-    return await trio.open_tcp_stream("127.0.0.1", server.port)
-
-
-async def connect(server: Server, **options: Any) -> TestClient:
-    """A client over a real socket, with the Host header that a real one sends."""
-    stream = await dial(server)
-    return await TestClient.connect(stream, host=f"127.0.0.1:{server.port}", **options)
-
-
-async def ask(server: Server, request: bytes) -> bytes:
-    """Send bytes, and read to the end."""
-    stream = await dial(server)
-    async with stream:
-        await stream.send_all(request)
-        return b"".join([bytes(chunk) async for chunk in stream])
-
-
-async def empty(server: Server, *, but: int = 0) -> None:
-    """Wait until only so many connections are left at the door; the kernel takes its time."""
-    while server._arrivals.open > but:
-        await trio.testing.wait_all_tasks_blocked(0.01)
-
-
 # H2, over real sockets
-
-
-def reset(stream: trio.SocketStream) -> None:
-    """Close with a reset instead of a FIN."""
-    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.socket.close()
 
 
 @needs_dev_fd
@@ -483,19 +442,6 @@ async def test_unix_sockets_have_no_address() -> None:
 
 
 # From a caller's own trio-websocket server
-
-
-@asynccontextmanager
-async def callers_server(manager: Manager) -> AsyncGenerator[int, None]:
-    """The program's own trio-websocket server, whose requests it hands over; its port."""
-    async with trio.open_nursery() as nursery, serve_rooms(manager, listeners=[]) as server:
-        serve = partial(trio_websocket.serve_websocket, manager.handle_connection, "127.0.0.1", 0, ssl_context=None)
-        theirs = await nursery.start(serve)
-        yield theirs.port
-        server.begin_shutdown()
-        await server.wait_closed()
-        nursery.cancel_scope.cancel()
-    server.assert_quiescent()
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autobahn.gate import KNOWN_NON_STRICT, Case, cases_of, problems, summary
+from autobahn.gate import KNOWN_NON_STRICT, Case, cases_of, problems, result, summary
 
 GOOD = {"behavior": "OK", "behaviorClose": "OK"}
 
@@ -69,3 +69,13 @@ def test_summary() -> None:
     """The summary counts, and names the cases that were not strict."""
     assert summary(report()) == "3 cases, 3 OK"
     assert summary(report(behavior="NON-STRICT")) == "3 cases, 2 OK, 1 NON-STRICT (6.4.9)"
+
+
+def test_result() -> None:
+    """What is written down counts both verdicts, and names each case that was anything but OK."""
+    assert result(report(behavior="INFORMATIONAL")) == {
+        "cases": 3,
+        "behavior": {"OK": 2, "INFORMATIONAL": 1},
+        "behaviorClose": {"OK": 3},
+        "others": {"6.4.9": "INFORMATIONAL"},
+    }

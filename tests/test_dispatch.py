@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from messages import V1, Valve, code_of, hang, pausing, receive_all, send_together
+from messages import FORMATS, Valve, code_of, hang, pausing, receive_all, send_together
 from trio_rooms import (
     ActionError,
     AlreadyServing,
@@ -53,7 +53,7 @@ def echoing(**options: Any) -> Manager:
 # Replies
 
 
-@pytest.mark.parametrize("subprotocol", [None, V1])
+@pytest.mark.parametrize("subprotocol", FORMATS)
 async def test_a_request_gets_its_result(subprotocol: str | None, autojump_clock: object) -> None:
     """A message with an id is answered with what its handler returned; without an id there is no answer."""
     manager = echoing()
@@ -518,7 +518,7 @@ def counting(manager: Manager, log: list[str] | None = None) -> None:
                 log.append("generator ended")
 
 
-@pytest.mark.parametrize("subprotocol", [None, V1])
+@pytest.mark.parametrize("subprotocol", FORMATS)
 async def test_generators_stream(subprotocol: str | None, autojump_clock: object) -> None:
     """Each item is a reply with `more`; the end says that there is no more. Both formats."""
     manager = Manager()

@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from messages import FORMATS, V1, hang, receive_all, send_together
+from messages import TEXT_FORMATS as FORMATS
+from messages import V1, hang, receive_all, send_together
 from trio_rooms import ActionError, Config, Connection, Limits, Manager, Message
 from trio_rooms.testing import MemoryServer, TestClient, serve_in_memory
 
@@ -408,7 +409,7 @@ async def test_drain(subprotocol: str | None, autojump_clock: object) -> None:
         (V1, V1),
         (["other", V1], V1),
         ("trio-rooms.v2.json", None),
-        ("trio-rooms.v1.msgpack", None),
+        ("trio-rooms.v1.cbor", None),
         ("TRIO-ROOMS.V1.JSON", None),
     ],
     ids=str,

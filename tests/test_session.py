@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from messages import V1, Valve, code_of, hang, receive_all, send_together
+from messages import FORMATS, Valve, code_of, hang, receive_all, send_together
 from trio_rooms import (
     ActionError,
     BadMessage,
@@ -412,7 +412,7 @@ async def test_connection_middleware_is_an_onion(autojump_clock: object) -> None
     assert log == ["a in", "b in", "c in", "connect", "message", "c out", "b out", "a out", "disconnect"]
 
 
-@pytest.mark.parametrize("subprotocol", [None, V1])
+@pytest.mark.parametrize("subprotocol", FORMATS)
 async def test_connection_middleware_may_refuse(subprotocol: str | None, autojump_clock: object) -> None:
     """Not calling `call_next` closes with 1008: no on_connect, so no on_disconnect, and no message is handled."""
     manager = Manager()

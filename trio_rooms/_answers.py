@@ -120,4 +120,7 @@ class Answers(InFlight):
 
 def name_of(request: Request) -> str:
     """The action of a request, for the log."""
-    return repr((request.message.action or "")[:200]) if request.message is not None else "?"
+    if request.message is None:
+        return "?"
+    action = request.message.action
+    return repr((action or "")[:200]) if action is not None or request.handler is None else request.handler.action

@@ -9,7 +9,7 @@ import msgspec
 
 from ._errors import BadMessage, NeedsV1, RequestCancelled
 from ._membership import Joined
-from ._messages.envelope import decode_as
+from ._messages.decoding import Decoders
 from ._messages.requests import ANSWERED, Request
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class _Cancel(msgspec.Struct):
     id: int | str
 
 
-_join_decoder = msgspec.json.Decoder(_Join)
-_leave_decoder = msgspec.json.Decoder(_Leave)
-_cancel_decoder = msgspec.json.Decoder(_Cancel)
+_join_decoders = Decoders(_Join)
+_leave_decoders = Decoders(_Leave)
+_cancel_decoders = Decoders(_Cancel)
 
 
 async def join(dispatcher: Dispatcher, request: Request) -> Any:
@@ -46,7 +46,7 @@ async def join(dispatcher: Dispatcher, request: Request) -> Any:
     The reply is queued in the step that begins membership, so every event stands behind it.
     """
     conn = dispatcher._conn
-    data = _decode(dispatcher, _join_decoder, request)
+    data = _decode(dispatcher, _join_decoders, request)
     if data.since is not None and not conn._format.v1:
         raise NeedsV1("since needs a trio-rooms.v1 subprotocol")
 
@@ -75,7 +75,7 @@ async def join(dispatcher: Dispatcher, request: Request) -> Any:
 async def leave(dispatcher: Dispatcher, request: Request) -> None:
     """``$leave``: acts when it is read, also on a ``$join`` of the same room that waits or is under way."""
     try:
-        room = _decode(dispatcher, _leave_decoder, request).room
+        room = _decode(dispatcher, _leave_decoders, request).room
     except BadMessage as exc:
         await dispatcher.in_flight.tell(request, exc)
         return
@@ -91,7 +91,7 @@ async def leave(dispatcher: Dispatcher, request: Request) -> None:
 async def cancel(dispatcher: Dispatcher, request: Request) -> None:
     """``$cancel``: no reply of its own; the cancelled request is answered with ``CANCELLED``."""
     try:
-        ident = _decode(dispatcher, _cancel_decoder, request).id
+        ident = _decode(dispatcher, _cancel_decoders, request).id
     except BadMessage as exc:
         await dispatcher.in_flight.tell(request, exc)
         return
@@ -107,14 +107,15 @@ AT_ONCE: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[None]]
 }
 
 
-def _decode(dispatcher: Dispatcher, decoder: msgspec.json.Decoder[Any], request: Request) -> Any:
-    assert request.message is not None
-    return decode_as(decoder, request.message.raw, max_depth=dispatcher._limits.max_depth)
+def _decode(dispatcher: Dispatcher, decoders: Decoders, request: Request) -> Any:
+    message = request.message
+    assert message is not None
+    return message._build(decoders, message.raw, dispatcher._limits.max_depth)
 
 
 def room_to_join(dispatcher: Dispatcher, request: Request) -> str | None:
     """The room of a ``$join``, read when it arrives: a ``$leave`` may come before its turn does."""
     try:
-        return str(_decode(dispatcher, _leave_decoder, request).room)
+        return str(_decode(dispatcher, _leave_decoders, request).room)
     except BadMessage:
         return None  # told in its turn

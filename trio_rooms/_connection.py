@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
 import trio
 
 from ._boundary import own_cancellations_only, says_only_gone
@@ -23,7 +22,7 @@ from ._hooks import HookQueue
 from ._identity import Identity
 from ._log import ConnectionLogger
 from ._membership import Joined, LeaveReason, Memberships
-from ._messages.envelope import decode_as
+from ._sending import Sending
 from ._wire.headers import Headers
 from ._wire.outbox import Outbox
 from ._wire.outbox_statistics import OutboxStatistics
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Connection:
+class Connection(Sending):
     """One client. Given to handlers, hooks and middleware; not made by programs."""
 
     # There are many of them, and most of the time most of them do nothing: what not each of them needs at any time is
@@ -197,27 +196,10 @@ class Connection:
         """
         return self._memberships.joined(room)
 
-    async def send(self, obj: object, *, action: str | None = None) -> None:
-        """Send a message to this client, waiting for room in its outbox; first come, first served.
-
-        Plain clients get the object as it is (with an action: ``{"action", "data"}``), v1 clients
-        ``{"data": obj}``. Returns when the message is queued, not when it was received. A peer that does not
-        read ends the wait after ``write_timeout`` with :exc:`ConnectionGone`. When it is cancelled, nothing
-        was sent. Raises :exc:`EncodingError` and :exc:`MessageTooLarge`. Always a checkpoint.
-        """
-        await self.outbox.send(self._format.direct(obj, action))
-
-    def send_nowait(self, obj: object, *, action: str | None = None) -> None:
-        """As :meth:`send`, but raises :exc:`OutboxFull` (a ``trio.WouldBlock``) where that would wait."""
-        self.outbox.send_nowait(self._format.direct(obj, action))
-
-    async def write_json(self, obj: object) -> None:
-        """:meth:`send` by the name that readers of the Go package look for."""
-        await self.send(obj)
-
     async def read_json(self, type: type[T] | Any = Any) -> Any:
         """The next message that no handler takes, whole, as ``type``. For ``manager.session`` only.
 
+        It is decoded from JSON, or from MessagePack where that is what the client speaks.
         Raises :exc:`BadMessage` if it cannot be decoded, :exc:`ConnectionGone` at the end, and
         :exc:`UsageError` inside a handler (it would wait for a message that waits for the handler) or
         without a session. Always a checkpoint; a cancel loses no message.
@@ -230,9 +212,8 @@ class Connection:
             message = await self._dispatcher.for_session.receive()
         except trio.EndOfChannel:
             raise ConnectionGone("the connection has ended") from None
-        return decode_as(
-            msgspec.json.Decoder(type), message.text.encode(), max_depth=self._node.config.limits.max_depth
-        )
+        whole: Any = message.decode_whole(type)
+        return whole
 
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
         """Start a task that belongs to this connection and is cancelled when it ends.

@@ -38,7 +38,7 @@ from ._errors import (
     UnknownAction,
 )
 from ._first_wait import watched
-from ._messages.envelope import Malformed, Message, parse
+from ._messages.envelope import Malformed, Message
 from ._messages.requests import ANSWERED, Inbox, Request, send
 from ._messages.router import Handler
 from ._onion import Context
@@ -96,9 +96,9 @@ class Dispatcher:
 
     # The reader's side
 
-    async def received(self, text: str | bytes) -> None:
+    async def received(self, whole: str | bytes) -> None:
         """One message from the transport. Returns when the reader is to read on."""
-        request = self._take_in(text)
+        request = self._take_in(whole)
         if request.handler is None and request.message is not None and request.message.action in AT_ONCE:
             await AT_ONCE[request.message.action](self, request)
             return
@@ -106,22 +106,24 @@ class Dispatcher:
         if not self.inbox.put(request):  # the connection takes no more messages
             self.in_flight.discard(request)
         elif idle and not self._waited:
-            del request, text  # or they would be kept as long as it rests
+            del request, whole  # or they would be kept as long as it rests
             await self.inbox.rest()
 
-    def _take_in(self, text: str | bytes) -> Request:
+    def _take_in(self, whole: str | bytes) -> Request:
         """What a message asks for, and of whom."""
         self._node.counters.messages_received += 1
-        if isinstance(text, bytes):
-            return Request(None, None, BadMessage("binary messages are not part of this format"))
         try:
-            message = parse(text, self._limits, clock=trio.current_time)
+            message = self._conn._format.parse(whole, self._limits, clock=trio.current_time)
         except Malformed as exc:
             return Request(None, exc.ident, exc)
         request = Request(message, message.id)
         action = message.action
         if action is not None:
             request.handler = self._node.registry.router.find(action)
+        elif message.binary:
+            request.handler = self._node.registry.router.binary
+            if request.handler is None and message.format == "binary":
+                return Request(None, None, BadMessage("binary messages are not part of this format"))
         if request.handler is None:
             if action == "$join":
                 request.joins = room_to_join(self, request)
@@ -205,7 +207,7 @@ class Dispatcher:
         assert transport is not None
         inbox.reading = scope
         try:
-            text = await transport.receive()
+            whole = await transport.receive()
         except TransportClosed:
             return None
         finally:
@@ -213,7 +215,7 @@ class Dispatcher:
         closed = self._conn._closed
         if inbox.closed or not (closed is None or closed.by == "peer"):
             return None
-        return self._take_in(text)
+        return self._take_in(whole)
 
     async def _handle(self, request: Request, scope: trio.CancelScope) -> _Late | None:
         """Have a request handled and answered; what its handler came to, if by then the scope is cancelled."""

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import attrs
+import msgspec
 
-from ._errors import ActionError
-from ._messages.codec import Codec, Id, Plain, V1Json
+from ._errors import ActionError, UsageError
+from ._messages import envelope
+from ._messages.codec import Codec, Id, Plain, V1Json, V1Msgpack
+from ._messages.envelope import Message
+from ._messages.packing import pack_event
 from ._rooms.publication import Publication
 from ._wire.frames import Frame, make_frame
 
 
 @attrs.frozen(eq=False)
 class Format:
-    """Makes the frames of one wire format."""
+    """Makes the frames of one wire format, and messages of what comes in them."""
 
     codec: Codec
+    parse: Callable[..., Message] = envelope.JSON.parse
+    """See :class:`~trio_rooms._messages.envelope.Parser`."""
+    text: bool = True
+    """Whether messages are text frames; else they are binary ones."""
 
     @property
     def v1(self) -> bool:
@@ -25,38 +34,54 @@ class Format:
 
     def publication(self, publication: Publication) -> Frame:
         """The frame of an event."""
-        return _text(self.codec.publication(publication.room, publication.action, publication.data))
+        data = publication.data if self.text else packed(publication)
+        return self._frame(self.codec.publication(publication.room, publication.action, data))
 
     def direct(self, obj: object, action: str | None = None) -> Frame:
         """The frame of a message to one connection."""
-        return _text(self.codec.direct(obj, action))
+        return self._frame(self.codec.direct(obj, action))
+
+    def binary(self, data: bytes) -> Frame:
+        """The frame of bytes to one connection: they alone, unless messages are binary frames themselves."""
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise UsageError(f"a binary message is bytes, not {type(data).__name__}")
+        return make_frame(bytes(data), text=False) if self.text else self.direct(data)
 
     def reply(self, ident: Id, data: object) -> Frame:
         """The frame of a result."""
-        return _text(self.codec.reply(ident, data))
+        return self._frame(self.codec.reply(ident, data))
 
     def item(self, ident: Id, data: object) -> Frame:
         """The frame of one of several results."""
-        return _text(self.codec.item(ident, data))
+        return self._frame(self.codec.item(ident, data))
 
     def end(self, ident: Id) -> Frame:
         """The frame that ends several results."""
-        return _text(self.codec.end(ident))
+        return self._frame(self.codec.end(ident))
 
     def error(self, ident: Id | None, error: ActionError) -> Frame:
         """The frame of a failure."""
-        return _text(self.codec.error(ident, error))
+        return self._frame(self.codec.error(ident, error))
+
+    def _frame(self, payload: bytes) -> Frame:
+        return make_frame(payload, text=self.text)
 
 
-def _text(payload: bytes) -> Frame:
-    return make_frame(payload, text=True)
+def packed(publication: Publication) -> bytes:
+    """An event in MessagePack, encoded at the first call. Never raises."""
+    whole = publication.whole or publication
+    if whole.packed is None:
+        event = msgspec.Raw(whole.data) if whole.event is msgspec.UNSET else whole.event
+        whole.packed = pack_event(event, whole.data)
+    return whole.packed
 
 
 PLAIN: Final = Format(Plain())
 V1_JSON: Final = Format(V1Json())
+V1_MSGPACK: Final = Format(V1Msgpack(), envelope.MSGPACK.parse, text=False)
 
 #: By subprotocol; None is what a client gets that offers none of ours.
-FORMATS: Final[dict[str | None, Format]] = {None: PLAIN, V1_JSON.codec.subprotocol: V1_JSON}
+FORMATS: Final[dict[str | None, Format]] = {form.codec.subprotocol: form for form in (PLAIN, V1_JSON, V1_MSGPACK)}
 
 #: The subprotocols that are offered.
 SUBPROTOCOLS: Final = tuple(name for name in FORMATS if name is not None)

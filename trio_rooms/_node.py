@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
+import msgspec
 import trio
 
 from ._config import Config, RoomOptions
@@ -28,6 +29,7 @@ from ._errors import (
     TooManyRooms,
     UsageError,
 )
+from ._formats import packed
 from ._grace import Grace
 from ._hooks import ErrorReporter, Logger
 from ._messages.codec import encode
@@ -42,6 +44,7 @@ from ._wire.flusher import Flusher
 from ._wire.frames import OVERHEAD
 from ._wire.outbox import Outbox
 from .brokers.base import Broker, Position, Submission
+from .brokers.memory import MemoryBroker
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -49,6 +52,9 @@ if TYPE_CHECKING:
 
 # The longest header of a frame plus what an envelope adds besides the room's name.
 _ENVELOPE = 64
+
+# MessagePack is at most so many times as long as JSON: "0.0," are nine bytes there.
+_GROWTH = 3
 
 
 @attrs.define(eq=False)
@@ -85,13 +91,17 @@ class Node:
     inbox_bound: Bound = attrs.field(init=False)
     fan_out: FanOut = attrs.field(init=False)
     _small: int = attrs.field(init=False)
-    """Data of so many bytes fit into an outbox whatever the names of the rooms are."""
+    """Data of so many bytes fit into an outbox whatever the names of the rooms and the formats are."""
+    _delivers_at_once: bool = attrs.field(init=False)
+    """Whether an event is what it was when it is delivered: before anybody could have changed it."""
 
     def __attrs_post_init__(self) -> None:
         self.errors = ErrorReporter(self.registry.hooks, self.logger, timeout=self.config.hook_timeout)
         self.inbox_bound = Bound(self.config.limits.inbox_messages)
         self.call_handler = compose(self.registry.middleware)
-        self._small = self.config.limits.outbox_bytes - _around(self.config.limits.max_room_name_bytes)
+        largest = self.config.limits.outbox_bytes - _around(self.config.limits.max_room_name_bytes)
+        self._small = largest // _GROWTH
+        self._delivers_at_once = isinstance(self.broker, MemoryBroker)
         self.fan_out = FanOut(
             self.flusher,
             max_messages=self.config.limits.outbox_messages,
@@ -175,13 +185,22 @@ class Node:
         """Encode an event once. Raises :exc:`EncodingError`, :exc:`MessageTooLarge`, :exc:`UsageError`."""
         if isinstance(exclude, str):
             raise UsageError("exclude takes connections or ids, in an iterable")
-        data = encode(event)
-        if len(data) > self._small or action is not None:
-            longest = max((len(room.encode()) for room in rooms), default=0) + len((action or "").encode())
-            if len(data) + _around(longest) > self.config.limits.outbox_bytes:
-                raise MessageTooLarge(f"an event of {len(data)} bytes is larger than an outbox")
         excluded = frozenset([one if isinstance(one, str) else one.id for one in exclude]) if exclude else _NOBODY
-        return Publication(rooms, data, excluded, key, action)
+        publication = Publication(rooms, encode(event), excluded, key, action, event=event)
+        if not self._delivers_at_once:
+            packed(publication)
+        if len(publication.data) > self._small or action is not None:
+            self._check_size(publication)
+        return publication
+
+    def _check_size(self, publication: Publication) -> None:
+        names = (*publication.rooms, publication.action or "")
+        largest = self.config.limits.outbox_bytes - _around(max(len(name.encode()) for name in names))
+        size = len(publication.data)
+        if size <= largest < size * _GROWTH:
+            size = len(packed(publication))
+        if size > largest:
+            raise MessageTooLarge(f"an event of {size} bytes is larger than an outbox")
 
     def publish_nowait(self, publication: Publication) -> Report:
         """Submit; what is known of the delivery so far. Raises BrokerBusy."""
@@ -191,7 +210,9 @@ class Node:
     def _submit(self, publication: Publication) -> Submission:
         if self._publishing.locked():
             raise BrokerBusy("others wait to publish")  # and were first
-        return self.broker.submit(publication)
+        submission = self.broker.submit(publication)
+        publication.event = msgspec.UNSET
+        return submission
 
     async def publish(self, publication: Publication) -> Report:
         """Submit when the broker has room, wait for its confirmation and for the delivery on this node.
@@ -212,11 +233,11 @@ class Node:
         return publication.report
 
     async def _submit_when_ready(self, publication: Publication) -> Submission:
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()  # who waits for the confirmation makes it a whole one
         try:
             return self._submit(publication)
         except trio.WouldBlock:
-            pass
+            packed(publication)  # while we wait, the event may change
         async with self._publishing:
             while True:  # noqa: ASYNC913 - taking the lock is a checkpoint
                 try:

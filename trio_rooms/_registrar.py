@@ -30,9 +30,10 @@ class Registrar:
         """Register the handler of an action.
 
         It takes ``(conn)`` or ``(conn, data)``. What ``data`` is says its annotation: none, or Message, gives
-        the :class:`Message`; ``msgspec.Raw`` the raw JSON; any other type is built and validated by msgspec, and
-        a client that sends something else is told ``BAD_MESSAGE`` with the path of the wrong field. Data that
-        is absent is null; ``data`` must not have a default, which would never be used.
+        the :class:`Message`; ``msgspec.Raw`` the raw JSON, which it is for MessagePack clients,
+        too; any other type is built and validated by msgspec, and a client that sends something else is told
+        ``BAD_MESSAGE`` with the path of the wrong field. Data that is absent is null; ``data`` must not have a
+        default, which would never be used.
 
         It may be ``async def``, ``def`` (runs inline, so it must not block), or an async generator, whose items
         are streamed as replies. What it returns is the reply to a message that carried an ``id``. Handlers of
@@ -54,6 +55,20 @@ class Registrar:
             return handler
 
         return register
+
+    def on_binary(self, handler: F) -> F:
+        """``async def handler(conn, data: bytes)``: the handler of binary messages, one for a manager.
+
+        From plain and JSON clients those are binary frames, which without it are answered ``BAD_MESSAGE``; from
+        MessagePack clients messages whose ``data`` is bytes and that have no action. It has its turn among the ordered
+        handlers, behind ``on_message`` and middleware, whose ``message.binary`` is true. It may be ``def``, and may
+        take a :class:`Message`. There is no ``id``, so nobody gets what it returns (but for a MessagePack client that
+        has sent one); errors are told.
+
+        Raises :exc:`UsageError` for a second one, an async generator, and another signature.
+        """
+        self._registry.router.set_binary(handler)
+        return handler
 
     def on_connect(self, hook: F) -> F:
         """``on_connect(conn)``: before the first message. Raising closes 1011; an ActionError 4500 with its code.

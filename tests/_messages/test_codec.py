@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from enum import Enum
 from typing import Any
 
-import attrs
 import msgspec
 import pytest
 
+from samples import Colour, Named, Point
 from trio_rooms import ActionError, EncodingError
 from trio_rooms._messages.codec import Codec, Plain, V1Json, encode
-
-
-class Colour(Enum):
-    RED = "red"
-
-
-@dataclass
-class Point:
-    x: int
-
-
-@attrs.frozen
-class Named:
-    name: str
 
 
 @pytest.mark.parametrize(

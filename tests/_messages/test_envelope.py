@@ -6,19 +6,20 @@ import json
 import math
 from typing import Any
 
+import attrs
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_rooms import BadMessage, Limits, Message
-from trio_rooms._messages.envelope import Malformed, decode_as, parse
+from trio_rooms._messages.envelope import JSON, Malformed
 
 LIMITS = Limits()
 
 
 def read(text: str, limits: Limits = LIMITS) -> Message:
-    return parse(text, limits, clock=lambda: 100.0)
+    return JSON.parse(text, limits, clock=lambda: 100.0)
 
 
 def refused(text: str, limits: Limits = LIMITS) -> Malformed:
@@ -37,7 +38,7 @@ def test_every_field() -> None:
     message = read(text)
     assert (message.action, message.id, message.room, message.deadline) == ("a", 7, "r", 101.5)
     assert json.loads(message.raw) == {"x": 1}
-    assert message.text == text
+    assert message.whole == text
     assert message.data == {"x": 1}
     assert message.decode(dict[str, int]) == {"x": 1}
 
@@ -219,7 +220,7 @@ def test_a_long_explanation_is_cut() -> None:
 def test_bytes_that_are_not_utf8() -> None:
     """I2: a payload that is not UTF-8 is BAD_MESSAGE; the text does not show it."""
     with pytest.raises(BadMessage) as caught:
-        decode_as(msgspec.json.Decoder(str), b'"\xff"', max_depth=1)
+        attrs.evolve(read("{}"), raw=b'"\xff"').decode(str)
     assert caught.value.message == "not valid UTF-8"
 
 

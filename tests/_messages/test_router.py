@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from trio_rooms import AlreadyServing, BadMessage, Connection, Limits, Message, Room, UsageError
-from trio_rooms._messages.envelope import parse
+from trio_rooms._messages.envelope import JSON
 from trio_rooms._messages.router import Handler, Router
 
 
@@ -58,7 +58,7 @@ def taking(annotation: Any) -> Handler:
 
 
 def message(data: str | None = None) -> Message:
-    return parse("{}" if data is None else f'{{"data":{data}}}', Limits(), clock=lambda: 0.0)
+    return JSON.parse("{}" if data is None else f'{{"data":{data}}}', Limits(), clock=lambda: 0.0)
 
 
 def decoded(annotation: Any, data: str | None) -> Any:

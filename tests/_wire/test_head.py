@@ -148,6 +148,8 @@ async def test_0x16_later_is_not_tls() -> None:
     "data",
     [
         b"\x00\x01\x02",
+        b"\x81\xfe",
+        b"\x7f",
         b"garbage\r\n\r\n",
         b"\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",

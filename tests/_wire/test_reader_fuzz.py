@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz_cases import mutated
 from probes import MAX, TOO_BIG, VIOLATIONS
 from trio_rooms._wire.reader import Event, FrameReader, Ping, Pong
 from trio_rooms._wire.transport import Close
@@ -136,28 +137,6 @@ def proper(rng: random.Random) -> bytes:
             out.append(client_frame(0 if n else opcode, part, fin=n == count - 1, mask=rng.randbytes(4)))
     out.append(client_frame(Opcode.CLOSE, close_payload(rng.choice([1000, 4321]), "bye"), mask=rng.randbytes(4)))
     return b"".join(out)
-
-
-def mutated(data: bytes, rng: random.Random) -> bytes:
-    """The same with a few bytes changed, lost, repeated or exchanged."""
-    out = bytearray(data)
-    for _ in range(rng.randrange(1, 5)):
-        a, b = sorted((rng.randrange(len(out) + 1), rng.randrange(len(out) + 1)))
-        b = min(b, a + 20)
-        match rng.randrange(6):
-            case 0 if a < len(out):
-                out[a] ^= 1 << rng.randrange(8)
-            case 1:
-                del out[a:b]
-            case 2:
-                out[a:a] = out[a:b]
-            case 3:
-                out[a:a] = rng.randbytes(rng.randrange(8))
-            case 4 if a < len(out):
-                out[a] = rng.choice([0x00, 0x7E, 0x7F, 0x80, 0x81, 0x88, 0xFE, 0xFF])
-            case _:
-                out[a:b] = out[a:b][::-1]
-    return bytes(out)
 
 
 @pytest.mark.long

@@ -40,6 +40,16 @@ def problems(
     return found
 
 
+def result(cases: Mapping[str, Case]) -> dict[str, object]:
+    """What is written down of a report: how many cases of each verdict, and which ones were anything but OK."""
+    return {
+        "cases": len(cases),
+        "behavior": dict(Counter(str(case.get("behavior")) for case in cases.values())),
+        "behaviorClose": dict(Counter(str(case.get("behaviorClose")) for case in cases.values())),
+        "others": {name: case.get("behavior") for name, case in cases.items() if case.get("behavior") != "OK"},
+    }
+
+
 def summary(cases: Mapping[str, Case]) -> str:
     """How many cases there were, how many of each verdict, and which ones were NON-STRICT."""
     counts = Counter(str(case.get("behavior")) for case in cases.values())

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 import trio_websocket
+from msgspec import msgpack
 from wsproto.utilities import generate_accept_token
 
 from trio_rooms.testing._client import TestClient
@@ -29,6 +30,11 @@ server_frame = partial(client_frame, mask=None)
 def text(obj: object) -> bytes:
     """A text frame of a server with ``obj`` in JSON."""
     return server_frame(Opcode.TEXT, json.dumps(obj).encode())
+
+
+def packed(obj: object) -> bytes:
+    """A binary frame of a server with ``obj`` in MessagePack."""
+    return server_frame(Opcode.BINARY, msgpack.encode(obj))
 
 
 def close(code: int | None, reason: str = "") -> bytes:
@@ -298,6 +304,35 @@ async def test_byte_by_byte(autojump_clock: MockClock, script: Script, size: int
         await script.send(server_frame(Opcode.BINARY, bytes(size)), text("next"))
         assert await client.receive() == bytes(size)
         assert await client.receive_json() == "next"
+
+
+async def test_receive_bytes(autojump_clock: MockClock, script: Script) -> None:
+    """A binary message is given as it is; a text one fails the test, and is used up."""
+    client = TestClient(script.near)
+    await script.send(server_frame(Opcode.BINARY, b"\xff"), text("no"), server_frame(Opcode.BINARY, b""))
+    with trio.fail_after(5):
+        assert await client.receive_bytes() == b"\xff"
+        with pytest.raises(AssertionError, match="expected a binary message, got '\"no\"'"):
+            await client.receive_bytes()
+        assert await client.receive_bytes() == b""
+
+
+async def test_msgpack(autojump_clock: MockClock, script: Script) -> None:
+    """With the subprotocol of MessagePack, what is sent and received as JSON elsewhere is packed, replies included."""
+    client = TestClient(script.near, subprotocol="trio-rooms.v1.msgpack")
+    await script.send(packed({"event": b"\xff"}), text("no"), packed({"id": 2}), packed({"id": 1, "data": b"x"}))
+    with trio.fail_after(5):
+        await client.send_json({"data": b"\xff"})
+        assert await script.received() == [(Opcode.BINARY, b"\x81\xa4data\xc4\x01\xff")]
+        assert await client.request("do", b"y") == b"x"
+        assert await script.received() == [(Opcode.BINARY, msgpack.encode({"action": "do", "data": b"y", "id": 1}))]
+        assert await client.receive_json() == {"event": b"\xff"}
+        with pytest.raises(AssertionError, match="expected a binary message"):
+            await client.receive_json()
+        assert await client.receive_json() == {"id": 2}
+        await script.send(server_frame(Opcode.BINARY, b"\xc1"))
+        with pytest.raises(ValueError, match="MessagePack"):
+            await client.receive_json()
 
 
 async def test_receive_json_wants_text(autojump_clock: MockClock, script: Script) -> None:

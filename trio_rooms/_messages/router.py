@@ -9,13 +9,17 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 import msgspec
 
 from .._errors import AlreadyServing, UsageError
-from .envelope import Message, checked, decode_as
+from .decoding import Decoders
+from .envelope import Message
+
+#: What the handler of binary messages is called in errors and in the log.
+BINARY: Final = "(binary)"
 
 #: What JSON decodes to by itself.
 _DECODED = (dict, list, str, int, float, type(None))
@@ -31,8 +35,8 @@ class Handler:
     concurrent: bool
     inline: bool
     """Whether it is a plain ``def``: done when it returns, unless what it returns is to be awaited."""
-    takes: Literal["nothing", "message", "raw", "typed"]
-    decoder: msgspec.json.Decoder[Any] | None
+    takes: Literal["nothing", "message", "raw", "typed", "bytes"]
+    decoders: Decoders | None
     beside: bool = attrs.field(init=False)
     """Whether it runs in a task of its own."""
 
@@ -42,13 +46,15 @@ class Handler:
 
     def arguments(self, message: Message, *, max_depth: int) -> tuple[Any, ...]:
         """What follows the connection in the call. Raises :exc:`BadMessage`."""
-        if self.decoder is not None:
-            return (decode_as(self.decoder, message.raw, max_depth=max_depth),)
+        if self.decoders is not None:
+            return (message._build(self.decoders, message.raw, max_depth),)
         if self.takes == "nothing":
             return ()
         if self.takes == "message":
             return (message,)
-        return (msgspec.Raw(checked(message.raw, max_depth=max_depth)),)
+        if self.takes == "bytes":
+            return (message.data,)
+        return (msgspec.Raw(message._json(max_depth)),)
 
 
 class Router:
@@ -56,12 +62,13 @@ class Router:
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
+        self.binary: Handler | None = None
+        """The handler of binary messages."""
         self.frozen = False
 
     def add(self, action: str, function: Callable[..., Any], *, concurrent: bool = False) -> Handler:
         """Register a handler. Raises :exc:`UsageError` for anything that could never work."""
-        if self.frozen:
-            raise AlreadyServing("handlers are registered before the manager is served")
+        self._check_open()
         if not action or action.startswith("$"):
             raise UsageError(f"{action!r} is not an action for a handler: names with a leading $ are the library's")
         if action in self._handlers:
@@ -69,6 +76,17 @@ class Router:
         handler = inspect_handler(action, function, concurrent=concurrent)
         self._handlers[action] = handler
         return handler
+
+    def set_binary(self, function: Callable[..., Any]) -> None:
+        """Register the handler of binary messages. Raises as :meth:`add` does."""
+        self._check_open()
+        if self.binary is not None:
+            raise UsageError("there is a handler for binary messages already")
+        self.binary = inspect_binary_handler(function)
+
+    def _check_open(self) -> None:
+        if self.frozen:
+            raise AlreadyServing("handlers are registered before the manager is served")
 
     def find(self, action: str) -> Handler | None:
         """The handler for an action, if there is one."""
@@ -79,7 +97,7 @@ def inspect_handler(action: str, function: Callable[..., Any], *, concurrent: bo
     """Work out how a handler is called from its signature."""
     parameters = _positional(action, function)
     takes: Literal["nothing", "message", "raw", "typed"] = "nothing"
-    decoder = None
+    decoders = None
     if len(parameters) == 2:
         annotation = parameters[1].annotation
         if annotation in (inspect.Parameter.empty, Message):
@@ -88,10 +106,22 @@ def inspect_handler(action: str, function: Callable[..., Any], *, concurrent: bo
             takes = "raw"
         else:
             takes = "typed"
-            decoder = _decoder(action, annotation)
+            decoders = _decoders(action, annotation)
     kind = _kind(function)
     inline = kind == "def" and not concurrent
-    return Handler(action, function, kind == "generator", concurrent, inline, takes, decoder)
+    return Handler(action, function, kind == "generator", concurrent, inline, takes, decoders)
+
+
+def inspect_binary_handler(function: Callable[..., Any]) -> Handler:
+    """As :func:`inspect_handler`, for binary messages, which are bytes and have no id."""
+    parameters = _positional(BINARY, function)
+    annotation = parameters[-1].annotation
+    if len(parameters) != 2 or annotation not in (inspect.Parameter.empty, bytes, Message):
+        raise UsageError(f"the handler for {BINARY!r} must take (conn, data: bytes)")
+    kind = _kind(function)
+    if kind == "generator":
+        raise UsageError(f"the handler for {BINARY!r} cannot stream: there is no id to reply to")
+    return Handler(BINARY, function, False, False, kind == "def", "message" if annotation is Message else "bytes", None)
 
 
 def _positional(action: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -110,9 +140,10 @@ def _positional(action: str, function: Callable[..., Any]) -> list[inspect.Param
     return required
 
 
-def _decoder(action: str, annotation: Any) -> msgspec.json.Decoder[Any]:
+def _decoders(action: str, annotation: Any) -> Decoders:
     try:
-        decoder = msgspec.json.Decoder(annotation)
+        decoders = Decoders(annotation)
+        _ = decoders.msgpack  # made now
         info = msgspec.inspect.type_info(annotation)
         # A class that msgspec knows nothing of matches only if JSON decodes to an instance of it.
         hopeless = isinstance(info, msgspec.inspect.CustomType) and not any(issubclass(t, info.cls) for t in _DECODED)
@@ -120,7 +151,7 @@ def _decoder(action: str, annotation: Any) -> msgspec.json.Decoder[Any]:
         raise UsageError(f"the handler for {action!r} takes {annotation!r}, which cannot be decoded: {exc}") from exc
     if hopeless:
         raise UsageError(f"the handler for {action!r} takes {annotation!r}, which msgspec cannot build")
-    return decoder
+    return decoders
 
 
 def _kind(function: Callable[..., Any]) -> Literal["def", "async def", "generator"]:

@@ -58,9 +58,13 @@ class Report(msgspec.Struct, frozen=True, gc=False):
 class Publication(msgspec.Struct, eq=False, gc=False):
     """What a broker carries. Identity matters: on its own node, the object that was submitted is delivered.
 
-    ``rooms`` are its targets, empty for everybody. ``data`` is the event in JSON. ``exclude`` holds
-    connection ids; ``key`` says what a newer publication replaces where the room conflates; ``action`` is
-    for publications to everybody.
+    ``rooms`` are its targets, empty for everybody. ``data`` is the event in JSON, ``packed`` in MessagePack.
+    ``exclude`` holds connection ids; ``key`` says what a newer publication replaces where the room conflates;
+    ``action`` is for publications to everybody.
+
+    ``packed`` is None where it has not been asked for yet, which can only be within the submission to a broker that
+    delivers at once. Any other finds it there, and carries both: between nodes, MessagePack that is made of JSON would
+    have lost what JSON lacks.
     """
 
     rooms: tuple[str, ...]
@@ -74,6 +78,12 @@ class Publication(msgspec.Struct, eq=False, gc=False):
     """What the delivery on the publisher's node did; set by ``deliver``."""
     on_delivered: Callable[[], None] | None = None
     """Called when it was delivered on the publisher's node."""
+    packed: bytes | None = None
+    """The event in MessagePack, if it is known."""
+    event: object = msgspec.UNSET
+    """What ``packed`` is made of while it is None: the program's own object, kept for no longer than that."""
+    whole: Publication | None = None
+    """Of a part: what it is a part of, where ``packed`` and ``event`` stand."""
     _form: Format | None = None
     """The format that a frame was asked for first, which in most rooms is the only one."""
     _frame: Frame | None = None
@@ -105,4 +115,4 @@ class Publication(msgspec.Struct, eq=False, gc=False):
 
     def to(self, room: str) -> Publication:
         """This publication for one of its rooms."""
-        return Publication((room,), self.data, self.exclude, self.key, self.action, self.overflow)
+        return Publication((room,), self.data, self.exclude, self.key, self.action, self.overflow, whole=self)

@@ -54,6 +54,7 @@ Reason = Literal[
 _AROUND_TARGET = 64
 
 _TLS_HANDSHAKE_RECORD = 0x16
+_DELETE = 0x7F  # it and what is above it are in no method
 
 _END = re.compile(rb"\n\r?\n")
 _NEVER_VALID = re.compile(rb"[\x00\x0b\x0c]|\r(?!\n)")
@@ -164,7 +165,7 @@ def _check_start(buffer: bytes | bytearray, limits: Limits) -> None:
     """Refuse what can be known before the head is complete."""
     if buffer[0] == _TLS_HANDSHAKE_RECORD:
         raise Hangup("tls")
-    if buffer[0] <= ord(" "):
+    if not ord(" ") < buffer[0] < _DELETE:
         raise _bad("not a well-formed HTTP request")
     line_end = buffer.find(b"\n")
     line_bytes = len(buffer) if line_end < 0 else line_end

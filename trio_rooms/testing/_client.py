@@ -13,7 +13,6 @@ cancelled half-way leaves a torn frame, after which sending is refused.
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import trio
@@ -22,6 +21,7 @@ from wsproto.events import BytesMessage, Event, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError
 
 from trio_rooms.testing._exclusive import Exclusive
+from trio_rooms.testing._formats import expect, format_of
 from trio_rooms.testing._outcomes import Closed
 from trio_rooms.testing._protocol import ClientProtocol, close_event
 from trio_rooms.testing._replies import Replies
@@ -60,6 +60,7 @@ class TestClient(trio.abc.AsyncResource):
         """What the server selected, or None."""
         self.headers: dict[str, str] = headers or {}
         """The headers of the 101 response by lower-case name."""
+        self._form = format_of(subprotocol)
         self._stream = stream
         self._protocol = ClientProtocol(auto_pong=auto_pong)
         self._protocol.feed(trailing)
@@ -125,8 +126,8 @@ class TestClient(trio.abc.AsyncResource):
         await self._send(BytesMessage(data=data))
 
     async def send_json(self, obj: object) -> None:
-        """Send ``obj`` as JSON in one text message."""
-        await self.send_text(json.dumps(obj, separators=(",", ":"), ensure_ascii=False))
+        """Send ``obj`` in one message: JSON text, or MessagePack if that is the subprotocol."""
+        await self._send(self._form.event(obj))
 
     async def send_action(self, action: str, data: object = UNSET, **fields: object) -> None:
         """Send ``{"action": ..., "data": ...}`` without an id, so without a reply; ``fields`` are added to it."""
@@ -154,8 +155,6 @@ class TestClient(trio.abc.AsyncResource):
         async with self._sending:
             await self._stream.send_eof()
 
-    # Receiving
-
     async def receive(self) -> str | bytes:
         """Return the next data message.
 
@@ -167,11 +166,12 @@ class TestClient(trio.abc.AsyncResource):
             return await self._receive()
 
     async def receive_json(self) -> Any:
-        """Return the next data message, decoded from JSON; AssertionError if it is binary. Else as `receive`."""
-        message = await self.receive()
-        if not isinstance(message, str):
-            raise AssertionError(f"expected a text message, got {message!r}")
-        return json.loads(message)
+        """Return the next data message, decoded from the format; AssertionError if it is of the other kind."""
+        return self._form.decode(expect(self._form.kind, await self.receive()))
+
+    async def receive_bytes(self) -> bytes:
+        """Return the next data message, which is binary; AssertionError if it is text. Else as `receive`."""
+        return expect(bytes, await self.receive())
 
     async def receive_pong(self) -> bytes:
         """Return the payload of the next pong, whether asked for or not. Messages before it are kept."""
@@ -290,8 +290,6 @@ class TestClient(trio.abc.AsyncResource):
             raise AssertionError(f"expected a streamed reply, got {reply!r}")
         return items
 
-    # Closing
-
     async def close(self, code: int | None = 1000, reason: str = "") -> Closed:
         """Send a close frame, read until the server's, and return how the connection ended.
 
@@ -324,8 +322,8 @@ class TestClient(trio.abc.AsyncResource):
         if request_id is None:
             request_id, self._next_id = self._next_id, self._next_id + 1
         options = {"id": request_id, "room": room, "timeout_ms": timeout_ms}
-        replies = Replies(self._protocol.messages, request_id)
         given = {name: value for name, value in options.items() if value is not None}
+        replies = Replies(self._protocol.messages, request_id, self._form)
         with self._answer_expected():
             await self.send_action(action, data, **given)
         return replies

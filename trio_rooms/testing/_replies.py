@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from trio_rooms.testing._outcomes import ProtocolViolation, ReplyError
 
 if TYPE_CHECKING:
     from collections import deque
+
+    from trio_rooms.testing._formats import Format
 
 
 class Replies:
@@ -18,9 +19,10 @@ class Replies:
     was sent, so it is no answer to it even if it bears the same id.
     """
 
-    __slots__ = ("_found", "_id", "_messages", "_seen")
+    __slots__ = ("_form", "_found", "_id", "_messages", "_seen")
 
-    def __init__(self, messages: deque[str | bytes], request_id: int | str) -> None:
+    def __init__(self, messages: deque[str | bytes], request_id: int | str, form: Format) -> None:
+        self._form = form
         self._messages = messages
         self._id = request_id
         self._seen = len(messages)
@@ -29,7 +31,7 @@ class Replies:
     def ready(self) -> bool:
         """Look at the new messages; return whether there is a reply for `take`."""
         while self._found is None and self._seen < len(self._messages):
-            self._found = _as_reply(self._messages[self._seen], self._id)
+            self._found = _as_reply(self._messages[self._seen], self._id, self._form)
             if self._found is None:
                 self._seen += 1
             else:
@@ -45,12 +47,12 @@ class Replies:
         return reply
 
 
-def _as_reply(message: str | bytes, request_id: int | str) -> dict[str, Any] | None:
+def _as_reply(message: str | bytes, request_id: int | str, form: Format) -> dict[str, Any] | None:
     """Return the decoded message if it is a reply to ``request_id``, not the server's own request."""
-    if not isinstance(message, str):
+    if not isinstance(message, form.kind):
         return None
     try:
-        reply = json.loads(message)
+        reply = form.decode(message)
     except ValueError:
         return None
     if not isinstance(reply, dict) or "action" in reply or reply.get("id") != request_id:
