@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+import trio_websocket
 from trio.testing import MockClock
 
 from doors import ask, callers_server, connect, dial, empty, make_manager, reset
