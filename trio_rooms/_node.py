@@ -165,7 +165,7 @@ class Node:
         key: str | None = None,
         action: str | None = None,
     ) -> Publication:
-        """As :meth:`publication_to`, for names that are checked: a program may have them from a client. Raises BadRoom."""
+        """As :meth:`publication_to`, for names that are to be checked, as they may be a client's. Raises BadRoom."""
         for room in rooms:
             if room not in self.rooms:  # those have been checked
                 problem = why_not_a_room(room, max_bytes=self.config.limits.max_room_name_bytes)
