@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from hall import Guest, Hall, attempt, hall, record, settle
 from trio_rooms import (
+    BadRoom,
     BrokerBusy,
     Config,
     Connection,
@@ -27,7 +28,7 @@ from trio_rooms import (
     UsageError,
 )
 from trio_rooms.brokers import MemoryBroker
-from trio_rooms.testing import LaggingBroker
+from trio_rooms.testing import LaggingBroker, ReplyError
 
 Confirm = Literal["before", "with", "after"]
 CONFIRM: list[Confirm] = ["before", "with", "after"]
@@ -208,13 +209,23 @@ async def test_what_passes_fits(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("name", ["", "$all", "a b", "x" * 256, 7])
 async def test_publishing_to_what_is_no_room(name: Any, autojump_clock: MockClock) -> None:
-    """A name that no room can have is the program's mistake."""
+    """A name that no room can have is refused with a code, since a program may have it from a client."""
     manager = Manager()
-    async with hall(manager):
-        with pytest.raises(UsageError, match="name"):
+
+    @manager.on("say")
+    def say(conn: Connection, data: str) -> None:
+        manager.broadcast_to_room(name, data)
+
+    async with hall(manager) as served:
+        with pytest.raises(BadRoom, match="name"):
             manager.broadcast_to_room(name, 1)
-        with pytest.raises(UsageError, match="name"):
+        with pytest.raises(BadRoom, match="name"):
             manager.broadcast_to_rooms(["r", name], 1)
+        guest = await served.enter()
+        with pytest.raises(ReplyError) as error:
+            await guest.client.request("say", "hello")
+        assert error.value.code == "BAD_ROOM"
+        assert guest.conn.closed is None
 
 
 async def test_text_where_several_are_meant(autojump_clock: MockClock) -> None:

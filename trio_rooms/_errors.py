@@ -211,7 +211,7 @@ class JoinError(_CodedError):
 
 
 class BadRoom(JoinError):
-    """The room's name is not allowed (see the rules in ``docs/security.md``)."""
+    """The room's name is not allowed (see the rules in ``docs/security.md``); also for what is published to one."""
 
     _CODE = "BAD_ROOM"
     _MESSAGE = "not a valid room name"

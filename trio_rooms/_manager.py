@@ -248,7 +248,7 @@ class Manager(Registrar):
     ) -> Report:
         """Publish to a room without waiting; as ``room.publish_nowait``, and the room need not exist here.
 
-        Raises :exc:`BrokerBusy` (nothing was sent), :exc:`EncodingError`, :exc:`MessageTooLarge`,
+        Raises :exc:`BrokerBusy` (nothing was sent), :exc:`BadRoom`, :exc:`EncodingError`, :exc:`MessageTooLarge`,
         :exc:`NotServing`. From a thread: ``trio.from_thread.run_sync(manager.broadcast_to_room, room, event)``.
         """
         return self._publish((room,), event, exclude=exclude, key=key)

@@ -101,7 +101,7 @@ class Node:
         self.call_handler = compose(self.registry.middleware)
         largest = self.config.limits.outbox_bytes - _around(self.config.limits.max_room_name_bytes)
         self._small = largest // _GROWTH
-        self._delivers_at_once = isinstance(self.broker, MemoryBroker)
+        self._delivers_at_once = type(self.broker) is MemoryBroker  # one that is derived from it may take its time
         self.fan_out = FanOut(
             self.flusher,
             max_messages=self.config.limits.outbox_messages,
@@ -165,12 +165,12 @@ class Node:
         key: str | None = None,
         action: str | None = None,
     ) -> Publication:
-        """As :meth:`publication_to`, for names that come from the program and are checked."""
+        """As :meth:`publication_to`, for names that are to be checked, as they may be a client's. Raises BadRoom."""
         for room in rooms:
             if room not in self.rooms:  # those have been checked
                 problem = why_not_a_room(room, max_bytes=self.config.limits.max_room_name_bytes)
                 if problem is not None:
-                    raise UsageError(f"{room!r}: {problem}")
+                    raise BadRoom(problem)
         return self.publication_to(rooms, event, exclude=exclude, key=key, action=action)
 
     def publication_to(
