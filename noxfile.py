@@ -79,18 +79,20 @@ def typing(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """The tests against the built wheel; the first Python's are measured for ``coverage``."""
+    """The tests against the built wheel."""
     session.install(".", *group("tests"))
-    measured = session.python == PYTHONS[0]
-    run_tests(session, *(("coverage", "run", "-m") if measured else ()), "pytest")
+    run_tests(session, "pytest")
 
 
 @nox.session(python=PYTHONS[0])
 def tests_min(session: nox.Session) -> None:
-    """The tests with the oldest Python and the lowest versions that pyproject.toml admits, without generated ones."""
+    """The tests with the oldest Python and the lowest versions that pyproject.toml admits, without generated ones.
+
+    They are measured for ``coverage``.
+    """
     pins = [lowest(requirement) for requirement in PYPROJECT["project"]["dependencies"]]
     session.install(".", *pins, *group("tests"))
-    run_tests(session, "pytest", "-m", "not long")
+    run_tests(session, "coverage", "run", "-m", "pytest", "-m", "not long")
 
 
 @nox.session
@@ -180,7 +182,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """What the ``tests`` sessions of this and earlier runs covered together; fails below the bound."""
+    """What ``tests_min`` covered, in this and earlier runs; fails below the bound."""
     session.install(*group("tests"))
     session.run("coverage", "combine")
     session.run("coverage", "report")
