@@ -145,12 +145,19 @@ def test_options_exist(page: Path) -> None:
     """An option that a page gives the command is one of it; any other is one of some command of the project."""
     lines = re.findall(r"trio-rooms (?:serve|demo)\b[^`\n]*", page.read_text(encoding="utf-8"))
     assert set(options_in(lines)) <= options(make_parser())
-    assert set(options_in(spans(page))) <= {word.strip('"') for word in words() if word.startswith('"--')}
+    assert set(options_in(spans(page))) <= options_of_commands()
 
 
 def options_in(lines: list[str]) -> list[str]:
     """The options in some lines."""
     return [option for line in lines for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", line)]
+
+
+def options_of_commands() -> set[str]:
+    """The options of all commands of the project, those for its tests included."""
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    of_tests = re.findall(r'\.add_argument\("(--[a-z-]+)"', tests)
+    return {word.strip('"') for word in words() if word.startswith('"--')}.union(of_tests)
 
 
 @cache
