@@ -106,12 +106,13 @@ def install_peers(subjects: list[Subject]) -> dict[str, str]:
 
 
 def merged(base: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
-    """New results, with the scenarios that they lack taken from others."""
+    """New results, with the scenarios that they lack taken from others; how and when they came about is kept apart."""
     if base is None:
         return new
     combined = {key: {**base[key], **new[key]} for key in ("figures", "versions", "not_installed")}
     old = {name: whys for name, whys in base["failures"].items() if name not in new["figures"]}
-    return {**new, **combined, "failures": {**old, **new["failures"]}}
+    anew = {**base.get("anew", {}), **dict.fromkeys(new["figures"], new["about"])}
+    return {"about": base["about"], **combined, "failures": {**old, **new["failures"]}, "anew": anew}
 
 
 def chosen(scenario: Scenario, options: argparse.Namespace) -> bool:

@@ -27,6 +27,11 @@ class Results:
         about: dict[str, Any] = self.data["about"]
         return about
 
+    def about_of(self, scenario: str) -> dict[str, Any]:
+        """The same for one scenario, which may have been measured anew."""
+        about: dict[str, Any] = self.data.get("anew", {}).get(scenario, self.about)
+        return about
+
     def subjects(self, scenario: str) -> list[str]:
         """Those that have figures for a scenario, in the order in which they were measured."""
         return list(self.data["figures"].get(scenario, {}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -235,7 +236,7 @@ def problems(results: Results) -> list[str]:
     """What is not in the tables, and why."""
     missing = [f"{name}: not installed: {why}" for name, why in results.data["not_installed"].items()]
     failed = [
-        f"{name}, {scenario}: failed in {len(whys)} of {results.about['rounds']} rounds: {whys[-1]}"
+        f"{name}, {scenario}: failed in {len(whys)} of {results.about_of(scenario)['rounds']} rounds: {whys[-1]}"
         for scenario, of_scenario in results.data["failures"].items()
         for name, whys in of_scenario.items()
     ]
@@ -244,15 +245,23 @@ def problems(results: Results) -> list[str]:
 
 def conditions(results: Results) -> list[str]:
     """Machine, way of measuring, and the versions of each server."""
-    about = results.about
-    first = (
-        f"{about['machine']}, {about['system']}, {about['date']}, commit {about['commit']}; medians of "
-        f"{about['rounds']} interleaved rounds, {about['seconds']:g} s for a measurement."
-    )
+    first = f"{_circumstances(results.about)}."
+    ways: dict[str, list[str]] = {}
+    for scenario in results.data.get("anew", {}):
+        ways.setdefault(_circumstances(results.about_of(scenario)), []).append(scenario)
+    anew = [f"Measured anew, {', '.join(sorted(scenarios))}: {way}." for way, scenarios in ways.items()]
     versions: dict[str, str] = {}
     for of_subject in results.data["versions"].values():
         versions.update(of_subject)
-    return [first, "Versions: " + ", ".join(f"{name} {version}" for name, version in sorted(versions.items())) + "."]
+    listed = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    return [first, *anew, f"Versions: {listed}."]
+
+
+def _circumstances(about: dict[str, Any]) -> str:
+    return (
+        f"{about['machine']}, {about['system']}, {about['date']}, commit {about['commit']}; medians of "
+        f"{about['rounds']} interleaved rounds, {about['seconds']:g} s for a measurement"
+    )
 
 
 def plain(results: Results) -> str:

@@ -398,6 +398,24 @@ def test_scenarios_can_be_measured_anew() -> None:
     assert both.data["failures"] == {"delay": {"y": ["why"]}}
 
 
+def test_what_was_measured_anew_says_how() -> None:
+    """Merged results name the scenarios that are of another run, with its date, its rounds and its length."""
+    new = {**results_of(lambda i: 2.0).data}
+    new["figures"] = {name: new["figures"][name] for name in ("echo", "delay")}
+    new["about"] = {**new["about"], "date": "2025-01-01", "rounds": 7, "seconds": 0.25}
+    merged = command.merged(results_of(lambda i: 1.0).data, new)
+    merged = command.merged(merged, {**new, "figures": {"beside": new["figures"]["echo"]}})
+    results = _figures.Results(merged)
+    first, anew, _ = _report.conditions(results)
+    assert "2024-05-06" in first
+    assert "3 interleaved rounds" in first
+    assert anew.startswith(
+        "Measured anew, beside, delay, echo: a machine, Linux, 2025-01-01, commit abc; medians of 7 "
+    )
+    assert anew.endswith(" 0.25 s for a measurement.")
+    assert (results.about_of("echo")["rounds"], results.about_of("latency")["rounds"]) == (7, 3)
+
+
 def test_the_registry_is_complete() -> None:
     """Every server that is to be compared with is there, each under its own name, and every scenario has a floor."""
     names = [subject.name for subject in _subjects.SUBJECTS]
