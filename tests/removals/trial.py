@@ -81,7 +81,9 @@ class Copy:
     def run(self, tests: list[str]) -> str | None:
         """The first of these tests that fails; None if all pass. Raises TrialError."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not long", "-p", "no:cacheprovider", *tests]
-        environment = {**os.environ, "PYTHONPATH": str(self.folder), "CI": ""}
+        # Coverage is of the package, not of copies that lack something.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+        environment = {**kept, "PYTHONPATH": str(self.folder), "CI": ""}
         environment.pop("PYTHONSAFEPATH", None)
         command += [f"--ignore={path}" for path in NO_PROOF]
         # In a session of its own, so that what the tests have started ends with them.
