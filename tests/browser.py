@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -194,12 +194,14 @@ class Page:
         found = f"[...document.querySelectorAll({json.dumps(selector)})]"
         await self.wait_for(f"{found}.some((it) => it.textContent.includes({json.dumps(text)}))")
 
-    async def click(self, selector: str) -> None:
-        """Press and release the left button over the middle of the first match."""
+    async def click(self, selector: str, *, held: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Press and release the left button over the middle of the first match; ``held`` is awaited in between."""
         quoted = json.dumps(selector)
         where = await self.evaluate(CENTRE % (quoted, quoted))
-        for kind in ("mousePressed", "mouseReleased"):
-            await self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **where)
+        await self.call("Input.dispatchMouseEvent", type="mousePressed", button="left", clickCount=1, **where)
+        if held is not None:
+            await held()
+        await self.call("Input.dispatchMouseEvent", type="mouseReleased", button="left", clickCount=1, **where)
 
     async def type(self, selector: str, text: str) -> None:
         """Click on a field and enter ``text`` into it."""

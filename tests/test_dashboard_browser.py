@@ -155,6 +155,23 @@ async def test_a_run_can_be_stopped_by_anybody() -> None:
         assert one.errors == two.errors == []
 
 
+async def test_a_press_during_which_the_list_is_drawn_is_a_click() -> None:
+    """An execution of the list goes on between the press and the release: it is selected."""
+    gates = Gates()
+    async with open_dashboard(gates) as (_, browser, url):
+        page, other = await browser.new_page(url), await browser.new_page(url)
+        await start(page)
+        await other.shows("#executions .count", "0/7")
+
+        async def go_on() -> None:
+            await gates.finish("checkout")
+            await other.shows("#executions .count", "1/7")
+
+        await other.click("#executions .count", held=go_on)
+        await shows_node(other, "checkout", "succeeded")
+        assert page.errors == other.errors == []
+
+
 async def test_a_tab_without_network_catches_up() -> None:
     """What happened meanwhile is there when it is back, each event once."""
     gates = Gates()

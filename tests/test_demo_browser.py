@@ -109,6 +109,25 @@ async def test_two_tabs_chat() -> None:
         assert ada.errors == grace.errors == []
 
 
+async def test_a_press_during_which_the_rooms_are_drawn_is_a_click() -> None:
+    """A message raises the number of unread ones between the press and the release: the room is shown."""
+    async with run_demo() as (_, url), open_browser() as browser:
+        ada, grace = await browser.new_page(url), await browser.new_page(url)
+        await come_in(ada, "Ada")
+        await come_in(grace, "Grace")
+        await grace.click("[data-room='help-desk']")
+        await say(ada, "one")
+        await grace.shows("[data-room='general'] .badge", "1")
+
+        async def say_more() -> None:
+            await say(ada, "two")
+            await grace.shows("[data-room='general'] .badge", "2")
+
+        await grace.click("[data-room='general'] .badge", held=say_more)
+        await sees(grace, "Ada", "two")
+        assert ada.errors == grace.errors == []
+
+
 async def test_what_others_write_is_only_text() -> None:
     """Markup in a name or a message is shown as it was typed and does nothing."""
     async with run_demo() as (_, url), open_browser() as browser:
