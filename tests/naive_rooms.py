@@ -20,8 +20,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from plain_sockets import ToldSocket, native_over
 from trio_rooms import OutboxFull, Publication
-from trio_rooms._config import Overflow
 from trio_rooms._errors import ConnectionGone, MessageTooLarge
+from trio_rooms._room_options import Overflow
 from trio_rooms._rooms.roster import Roster, union
 from trio_rooms._wire.backlog import NOTHING, Backlog
 from trio_rooms._wire.fanout import FanOut

@@ -16,7 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from plain_sockets import CutSocket
 from trio_rooms import Close, Config, Connection, Limits, Manager, Report, Server, serve_rooms
-from trio_rooms._config import Overflow
+from trio_rooms._room_options import Overflow
 from trio_rooms.testing import (
     Closed,
     Opcode,

@@ -103,14 +103,17 @@ EXPORTS: dict[str, list[str]] = {
     ],
 }
 
-FOUNDATION = frozenset({"_errors", "_config", "_identity"})
+FOUNDATION = frozenset({"_errors", "_config", "_room_options", "_validators", "_identity", "_chance"})
 
 #: What an area (a module or folder right below the package) may import besides itself. Joints, the
 #: private modules that are not listed, may import everything private; USERS only what is public.
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "_errors": frozenset(),
     "_identity": frozenset(),
-    "_config": frozenset({"_errors"}),
+    "_validators": frozenset(),
+    "_chance": frozenset(),
+    "_config": frozenset({"_errors", "_validators"}),
+    "_room_options": frozenset({"_errors", "_validators"}),
     "_wire": FOUNDATION,
     "_rooms": FOUNDATION,
     "_messages": FOUNDATION,
@@ -123,7 +126,7 @@ USERS = frozenset({"testing", "cli", "demo"})
 
 #: Known by name only, for annotations under TYPE_CHECKING; each with its reason.
 KNOWN_AS_TYPES: dict[tuple[str, str], str] = {
-    ("_config", "_connection"): "RoomOptions.authorize is called with one",
+    ("_room_options", "_connection"): "RoomOptions.authorize is called with one",
     ("_rooms", "_wire"): "a publication keeps its frames, which the rooms never look into",
     ("middleware", "_onion"): "middleware is called with a Context",
     ("middleware", "_registry"): "and with a CallNext",

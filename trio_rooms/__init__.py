@@ -6,7 +6,6 @@ counted and visible. When ``serve`` returns, nothing is left.
 
 from ._config import Config as Config
 from ._config import Limits as Limits
-from ._config import RoomOptions as RoomOptions
 from ._connection import Connection as Connection
 from ._context import current_connection as current_connection
 from ._context import current_room as current_room
@@ -47,6 +46,7 @@ from ._membership import Joined as Joined
 from ._messages.envelope import Message as Message
 from ._onion import Context as Context
 from ._room import Room as Room
+from ._room_options import RoomOptions as RoomOptions
 from ._rooms.publication import Publication as Publication
 from ._rooms.publication import Report as Report
 from ._server import Server as Server

@@ -9,20 +9,13 @@ from __future__ import annotations
 
 import ipaddress
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import attrs
 from attrs import validators
 
-if TYPE_CHECKING:
-    from ._connection import Connection
-
-#: What a room does with a publication that does not fit into a member's outbox.
-Overflow = Literal["close", "drop_newest", "drop_oldest", "conflate"]
-
-#: ``async def authorize(conn, room, data)``: True, False, or a mapping that goes into the join's reply.
-Authorize = Callable[["Connection", str, Any], Awaitable[bool | Mapping[str, Any]]]
+from ._validators import count, not_negative, positive
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -32,21 +25,6 @@ Proxy = Network | Literal["unix"]
 
 KIB = 1024
 MIB = 1024 * KIB
-
-
-def _positive(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, (int, float)) or not value > 0:
-        raise ValueError(f"{attribute.name} is a positive number, not {value!r}")
-
-
-def _not_negative(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, (int, float)) or not value >= 0:
-        raise ValueError(f"{attribute.name} is a number of at least 0, not {value!r}")
-
-
-def _count(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{attribute.name} is a whole number of at least 1, not {value!r}")
 
 
 def _networks(proxies: Iterable[str | Address | Network]) -> tuple[Proxy, ...]:
@@ -72,80 +50,80 @@ def _file_limit_less_reserve() -> int:
 class Limits:
     """Every bound of the server. Each has a test that sets it low and sees it bite."""
 
-    max_connections: int = attrs.field(factory=_file_limit_less_reserve, validator=_count)
+    max_connections: int = attrs.field(factory=_file_limit_less_reserve, validator=count)
     """Connections open at once, handshakes included, counted at accept. Default: the process's file limit
     less 64. Beyond it: 503 with ``Retry-After``."""
 
-    max_connections_per_address: int | None = attrs.field(default=None, validator=validators.optional(_count))
+    max_connections_per_address: int | None = attrs.field(default=None, validator=validators.optional(count))
     """Connections open at once from one address, handshakes included; of IPv6 from one /64, which is what one
     customer has. Counted at accept, and behind one of ``trusted_proxies`` when the request has been read. Beyond it:
     503 with ``Retry-After``. None (default): no bound, because behind a proxy that is not declared in
     ``trusted_proxies`` all clients share its address."""
 
-    max_pending_handshakes: int = attrs.field(default=1_000, validator=_count)
+    max_pending_handshakes: int = attrs.field(default=1_000, validator=count)
     """Handshakes whose request head is not complete. Beyond it the oldest of them is dropped, so that a
     complete request is never refused for incomplete ones."""
 
-    max_header_bytes: int = attrs.field(default=16 * KIB, validator=_count)
+    max_header_bytes: int = attrs.field(default=16 * KIB, validator=count)
     """Bytes of a whole request head. Beyond it: 431."""
 
-    max_headers: int = attrs.field(default=64, validator=_count)
+    max_headers: int = attrs.field(default=64, validator=count)
     """Header lines of a request. Beyond it: 431."""
 
-    max_header_line: int = attrs.field(default=8 * KIB, validator=_count)
+    max_header_line: int = attrs.field(default=8 * KIB, validator=count)
     """Bytes of one header, name and value. Beyond it: 431."""
 
-    max_target_bytes: int = attrs.field(default=2 * KIB, validator=_count)
+    max_target_bytes: int = attrs.field(default=2 * KIB, validator=count)
     """Bytes of the request target. Beyond it: 414."""
 
-    max_subprotocols: int = attrs.field(default=32, validator=_count)
+    max_subprotocols: int = attrs.field(default=32, validator=count)
     """Subprotocols that a client may offer. Beyond it: 400."""
 
-    max_message_bytes: int = attrs.field(default=64 * KIB, validator=_count)
+    max_message_bytes: int = attrs.field(default=64 * KIB, validator=count)
     """Bytes of one message from a client, after UTF-8. Beyond it: close 1009. It is a CPU limit too:
     64 KiB of JSON take about 3 ms to decode."""
 
-    max_fragments: int = attrs.field(default=64, validator=_count)
+    max_fragments: int = attrs.field(default=64, validator=count)
     """Fragments of one message. Beyond it: close 1009. Not enforced by the transport "trio-websocket"."""
 
-    message_timeout: float = attrs.field(default=30.0, validator=_positive)
+    message_timeout: float = attrs.field(default=30.0, validator=positive)
     """Seconds from a message's first byte to its last, while we read. Beyond it: close 1008. Not enforced by the
     transport "trio-websocket"."""
 
-    inbox_messages: int = attrs.field(default=16, validator=_count)
+    inbox_messages: int = attrs.field(default=16, validator=count)
     """Decoded messages that wait for their turn. At the bound nothing more is read from the socket, and
     TCP slows the peer. What one read brought is always taken whole."""
 
-    max_handlers: int = attrs.field(default=16, validator=_count)
+    max_handlers: int = attrs.field(default=16, validator=count)
     """Concurrent and streaming handlers in flight for one connection. Beyond it: ``BUSY``."""
 
-    handler_timeout: float | None = attrs.field(default=None, validator=validators.optional(_positive))
+    handler_timeout: float | None = attrs.field(default=None, validator=validators.optional(positive))
     """Seconds that one handler may take. None (default): no bound but the client's own ``timeout_ms``.
     Beyond it the handler is cancelled: ``DEADLINE_EXCEEDED``."""
 
-    max_depth: int = attrs.field(default=32, validator=_count)
+    max_depth: int = attrs.field(default=32, validator=count)
     """Nesting of untyped data. Beyond it: ``BAD_MESSAGE``."""
 
-    max_id_chars: int = attrs.field(default=64, validator=_count)
+    max_id_chars: int = attrs.field(default=64, validator=count)
     """Characters of a request id that is a string. Beyond it: ``BAD_MESSAGE``."""
 
-    max_room_name_bytes: int = attrs.field(default=255, validator=_count)
+    max_room_name_bytes: int = attrs.field(default=255, validator=count)
     """Bytes of a room's name in UTF-8. Beyond it: ``BAD_ROOM``."""
 
-    max_rooms_per_connection: int = attrs.field(default=128, validator=_count)
+    max_rooms_per_connection: int = attrs.field(default=128, validator=count)
     """Rooms that one connection is in or is joining. Beyond it: ``TOO_MANY_ROOMS``."""
 
-    max_rooms: int = attrs.field(default=100_000, validator=_count)
+    max_rooms: int = attrs.field(default=100_000, validator=count)
     """Rooms that exist on this node, those whose ``on_room_close`` runs included. Beyond it: ``TOO_MANY_ROOMS``."""
 
-    outbox_messages: int = attrs.field(default=256, validator=_count)
+    outbox_messages: int = attrs.field(default=256, validator=count)
     """Messages that wait to be written to one connection. Beyond it: the room's overflow policy."""
 
-    outbox_bytes: int = attrs.field(default=1 * MIB, validator=_count)
+    outbox_bytes: int = attrs.field(default=1 * MIB, validator=count)
     """Bytes that wait to be written to one connection; each message is charged its frame plus 64 for what
     it costs us to hold. Beyond it: the room's overflow policy."""
 
-    session_messages: int = attrs.field(default=16, validator=_count)
+    session_messages: int = attrs.field(default=16, validator=count)
     """Messages that wait for ``read_json`` in ``manager.session``. At the bound dispatch waits."""
 
 
@@ -153,39 +131,39 @@ class Limits:
 class Config:
     """Settings of a :class:`Manager`; frozen, so what serves cannot change under it."""
 
-    ping_interval: float = attrs.field(default=20.0, validator=_positive)
+    ping_interval: float = attrs.field(default=20.0, validator=positive)
     """Seconds between pings, whether the connection is idle or not."""
 
-    pong_timeout: float = attrs.field(default=20.0, validator=_positive)
+    pong_timeout: float = attrs.field(default=20.0, validator=positive)
     """Seconds after a ping's write within which anything must have been heard from the peer. A dead peer
     is noticed within ``ping_interval + pong_timeout``."""
 
-    read_buffer_size: int = attrs.field(default=64 * KIB, validator=_count)
+    read_buffer_size: int = attrs.field(default=64 * KIB, validator=count)
     """The most bytes asked of the socket in one read. Not a limit of a message."""
 
-    write_buffer_size: int = attrs.field(default=64 * KIB, validator=_count)
+    write_buffer_size: int = attrs.field(default=64 * KIB, validator=count)
     """The most bytes joined into one batch of writes (one message at least); a ping waits for one batch at
     most. Not a limit of a message."""
 
-    max_connections_per_room: int | None = attrs.field(default=None, validator=validators.optional(_count))
+    max_connections_per_room: int | None = attrs.field(default=None, validator=validators.optional(count))
     """Capacity of rooms whose options do not set one. None (default): no bound but ``max_connections``."""
 
-    handshake_timeout: float = attrs.field(default=10.0, validator=_positive)
+    handshake_timeout: float = attrs.field(default=10.0, validator=positive)
     """Seconds from accept to upgrade, in total. An incomplete head: 408; a slow ``authenticate``: 503."""
 
-    write_timeout: float = attrs.field(default=10.0, validator=_positive)
+    write_timeout: float = attrs.field(default=10.0, validator=positive)
     """Seconds that one write may take. Beyond it the connection is aborted: a torn frame cannot be mended."""
 
-    close_timeout: float = attrs.field(default=5.0, validator=_positive)
+    close_timeout: float = attrs.field(default=5.0, validator=positive)
     """Seconds for the closing handshake, and for what the peer had sent before its close. Then: abort."""
 
-    hook_timeout: float = attrs.field(default=5.0, validator=_positive)
+    hook_timeout: float = attrs.field(default=5.0, validator=positive)
     """Seconds that one hook may take, and that all hooks together may take after the connection has ended."""
 
-    shutdown_timeout: float = attrs.field(default=30.0, validator=_not_negative)
+    shutdown_timeout: float = attrs.field(default=30.0, validator=not_negative)
     """Seconds that a drain may take before everything that is left is cancelled. 0: no drain."""
 
-    drain_rate: float = attrs.field(default=1_000.0, validator=_positive)
+    drain_rate: float = attrs.field(default=1_000.0, validator=positive)
     """Closes per second during a drain, spread at random over the window that this takes (at most half of
     ``shutdown_timeout``), so that clients do not come back all at once."""
 
@@ -201,27 +179,3 @@ class Config:
 
     limits: Limits = attrs.field(factory=Limits, validator=validators.instance_of(Limits))
     """Every bound; see :class:`Limits`."""
-
-
-@attrs.frozen(kw_only=True)
-class RoomOptions:
-    """Options of the rooms whose name matches a pattern; see ``manager.room``."""
-
-    capacity: int | None = attrs.field(default=None, validator=validators.optional(_count))
-    """Members, joins under way included. None (default): ``config.max_connections_per_room``.
-    Beyond it: ``ROOM_FULL``."""
-
-    overflow: Overflow = attrs.field(
-        default="close", validator=validators.in_(("close", "drop_newest", "drop_oldest", "conflate"))
-    )
-    """What happens to a member whose outbox has no room for a publication: "close" (default) ends its
-    connection with 4008, which asks the client to reconnect; "drop_newest" drops the publication;
-    "drop_oldest" removes the oldest unwritten publications of this room; "conflate" replaces the unwritten
-    publication with the same ``key``, and drops the oldest where there is none. Every loss is counted."""
-
-    linger: float = attrs.field(default=0.0, validator=_not_negative)
-    """Seconds that the room, its metadata and its tasks outlive the last member. 0 (default): not at all."""
-
-    authorize: Authorize | None = attrs.field(default=None, validator=validators.optional(validators.is_callable()))
-    """Asked when a client joins by ``$join``. None (default): such joins are ``DENIED``; a join that a handler
-    makes is the program's own decision and is not asked about."""

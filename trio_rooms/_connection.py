@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from ._boundary import own_cancellations_only, says_only_gone
+from ._chance import token
 from ._context import in_handler
 from ._dispatch import Dispatcher
 from ._errors import ConnectionGone, OutboxFull, UsageError
@@ -73,7 +73,7 @@ class Connection(Sending):
     )
 
     def __init__(self, node: Node, request: HandshakeRequest, identity: Identity, subprotocol: str | None) -> None:
-        self.id: str = secrets.token_urlsafe(16)
+        self.id: str = token(16)
         """A random id of 128 bits, never used again."""
         self.identity: Identity = identity
         """Who it is; decided by ``authenticate`` before the upgrade and fixed."""

@@ -25,7 +25,7 @@ import trio
 
 from ._answers import Answers, Failure, HookFailed, name_of
 from ._boundary import is_awaitable, own_cancellations_only, refuse_stray, says_only_gone
-from ._builtins import AT_ONCE, join, room_to_join
+from ._builtins import AT_ONCE, IN_TURN, room_to_join
 from ._context import enter_handler
 from ._errors import (
     ActionError,
@@ -227,7 +227,7 @@ class Dispatcher:
             await self.in_flight.tell(request, request.error)
             return None
         if handler is None:
-            if message.action != "$join":
+            if message.action not in IN_TURN:
                 await self._without_handler(request, message)
                 return None
         elif handler.beside:
@@ -297,7 +297,7 @@ class Dispatcher:
             if self._limits.handler_timeout is not None:
                 deadline = min(deadline, trio.current_time() + self._limits.handler_timeout)
             if handler is None:
-                result: Any = join(self, request)
+                result: Any = IN_TURN[message.action](self, request)
             elif self._straight and not handler.streams:
                 result = handler.function(self._conn, *handler.arguments(message, max_depth=self._limits.max_depth))
                 if not is_awaitable(result):  # it is, too, if an undeclared wrapper around an async function returns it

@@ -18,13 +18,13 @@ from ._arrivals import TransportName
 from ._config import Config
 from ._connection import Connection
 from ._context import current_connection, current_room
-from ._errors import AlreadyServing, ConnectionGone, NotServing, OutboxFull, UsageError
+from ._errors import AlreadyServing, NotServing, UsageError
 from ._membership import Joined
 from ._node import Node
+from ._publishing import Publishing
 from ._registrar import Registrar
 from ._registry import Middleware
 from ._room import Room
-from ._rooms.publication import Report
 from ._server import Server, serve
 from ._signals import run_until_signalled
 from ._wire.over_trio_websocket import CallersRequest, WebSocketRequest
@@ -33,7 +33,7 @@ from .brokers.base import Broker
 from .brokers.memory import MemoryBroker
 
 
-class Manager(Registrar):
+class Manager(Registrar, Publishing):
     """Handlers, hooks, middleware, room options and configuration, ready to be served.
 
     Make it anywhere, also outside ``trio.run``. It is frozen while it is served: then everything that registers
@@ -242,70 +242,6 @@ class Manager(Registrar):
     def leave_room(self, conn: Connection, room: str) -> bool:
         """As :meth:`Connection.leave`."""
         return conn.leave(room)
-
-    def broadcast_to_room(
-        self, room: str, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None
-    ) -> Report:
-        """Publish to a room without waiting; as ``room.publish_nowait``, and the room need not exist here.
-
-        Raises :exc:`BrokerBusy` (nothing was sent), :exc:`BadRoom`, :exc:`EncodingError`, :exc:`MessageTooLarge`,
-        :exc:`NotServing`. From a thread: ``trio.from_thread.run_sync(manager.broadcast_to_room, room, event)``.
-        """
-        return self._publish((room,), event, exclude=exclude, key=key)
-
-    def broadcast_to_rooms(
-        self, rooms: Iterable[str], event: object, *, exclude: Iterable[Connection | str] = ()
-    ) -> Report:
-        """Publish to the members of any of several rooms, one copy for each connection.
-
-        A member of several of them gets it as an event of the first that it is in, under that room's policy. Raises as
-        :meth:`broadcast_to_room`.
-        """
-        if isinstance(rooms, str):
-            raise UsageError("broadcast_to_rooms takes several names, not one")
-        names = tuple(dict.fromkeys(rooms))
-        return self._publish(names, event, exclude=exclude) if names else Report(final=True)
-
-    def broadcast_to_all(
-        self, event: object, *, action: str | None = None, exclude: Iterable[Connection | str] = ()
-    ) -> Report:
-        """Publish to every connection. One whose outbox is full is closed with 4008.
-
-        With an ``action`` clients get ``{"action", "data"}``. Raises as :meth:`broadcast_to_room`.
-        """
-        return self._publish((), event, exclude=exclude, action=action)
-
-    def send_to_connection(self, conn: Connection | str, message: object, *, action: str | None = None) -> None:
-        """Send to one connection of this node without waiting.
-
-        Raises :exc:`ConnectionGone`, :exc:`OutboxFull`, :exc:`EncodingError`, :exc:`MessageTooLarge`, and for an id
-        :exc:`NotServing`.
-        """
-        if isinstance(conn, str):
-            found = self._node.connections.get(conn)
-            if found is None:
-                raise ConnectionGone("no connection has this id")
-            conn = found
-        conn.send_nowait(message, action=action)
-
-    def send_to_user(self, user: str, message: object, *, action: str | None = None) -> Report:
-        """Send to every connection of a user on this node, without waiting.
-
-        Outboxes without room are counted as ``dropped``. Raises :exc:`EncodingError`, :exc:`MessageTooLarge`,
-        :exc:`NotServing`.
-        """
-        enqueued = dropped = 0
-        for conn in tuple(self._node.users.get(user, ())):
-            try:
-                conn.send_nowait(message, action=action)
-                enqueued += 1
-            except (OutboxFull, ConnectionGone):
-                dropped += 1
-        return Report(final=True, enqueued=enqueued, dropped=dropped)
-
-    def _publish(self, rooms: tuple[str, ...], event: object, **options: Any) -> Report:
-        node = self._node
-        return node.publish_nowait(node.publication(rooms, event, **options))
 
     def _running(self) -> Server:
         if self._server is None:

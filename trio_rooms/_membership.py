@@ -32,9 +32,9 @@ from ._errors import (
 from ._hooks import AlreadyReported
 
 if TYPE_CHECKING:
-    from ._config import RoomOptions
     from ._connection import Connection
     from ._room import Room
+    from ._room_options import RoomOptions
 
 #: Why a membership, or a join whose hooks had begun, ended.
 LeaveReason = Literal["left", "kicked", "closed", "disconnected", "vetoed", "cancelled"]

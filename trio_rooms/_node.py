@@ -17,7 +17,8 @@ import attrs
 import msgspec
 import trio
 
-from ._config import Config, RoomOptions
+from ._chance import generator
+from ._config import Config
 from ._counters import Counters
 from ._errors import (
     BadRoom,
@@ -36,6 +37,7 @@ from ._messages.codec import encode
 from ._messages.requests import Bound
 from ._onion import compose
 from ._room import Room
+from ._room_options import RoomOptions
 from ._rooms.names import why_not_a_room
 from ._rooms.publication import Publication, Report
 from ._rooms.roster import union
@@ -84,7 +86,7 @@ class Node:
     _undelivered: set[trio.Event] = attrs.field(factory=set)
     close_code: int = 1001
     """What clients are closed with when the server ends; 1012 once a shutdown has begun that is a restart."""
-    rng: random.Random = attrs.field(factory=random.Random)
+    rng: random.Random = attrs.field(factory=generator)
     """For what is spread at random: pings and the closes of a drain. Not for anything secret."""
     errors: ErrorReporter = attrs.field(init=False)
     call_handler: CallNext = attrs.field(init=False)

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ._config import RoomOptions
 from ._errors import UsageError
 from ._handshake import Page
 from ._hooks import HookName
 from ._identity import Identity
 from ._registry import ConnectionMiddleware, Middleware, Registry, Session
+from ._room_options import RoomOptions
 from ._wire.request import HandshakeRequest
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -11,9 +11,9 @@ import contextvars
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ._config import RoomOptions
 from ._context import enter_room
 from ._errors import RoomClosed, RoomFailed
+from ._room_options import RoomOptions
 from ._room_task import RoomTask
 from ._rooms.publication import Report
 from ._rooms.roster import Roster

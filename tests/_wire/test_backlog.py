@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_rooms import Publication
-from trio_rooms._config import Overflow
+from trio_rooms._room_options import Overflow
 from trio_rooms._wire.backlog import NOTHING, Backlog, join
 from trio_rooms._wire.frames import OVERHEAD, Frame, make_frame
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_rooms import ConnectionGone, MessageTooLarge, OutboxFull, Publication
-from trio_rooms._config import Overflow
+from trio_rooms._room_options import Overflow
 from trio_rooms._wire.frames import Frame, make_frame
 from trio_rooms._wire.outbox import CLOSED, DROPPED, Outbox
 

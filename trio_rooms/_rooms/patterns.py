@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import attrs
 
-from .._config import RoomOptions
+from .._room_options import RoomOptions
 
 
 @attrs.define(eq=False)

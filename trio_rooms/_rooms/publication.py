@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from .._config import Overflow
+from .._room_options import Overflow
 
 if TYPE_CHECKING:
     from .._wire.frames import Frame

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
-from .._config import Overflow
+from .._room_options import Overflow
 from .frames import OVERHEAD, Frame
 
 

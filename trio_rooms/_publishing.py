@@ -1,0 +1,85 @@
+"""The verbs of a manager that reach clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ._connection import Connection
+from ._errors import ConnectionGone, OutboxFull, UsageError
+from ._rooms.publication import Report
+
+if TYPE_CHECKING:
+    from ._node import Node
+
+
+class Publishing:
+    """The part of :class:`Manager` that publishes and sends, on the node that is being served."""
+
+    @property
+    def _node(self) -> Node:
+        raise NotImplementedError
+
+    def broadcast_to_room(
+        self, room: str, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None
+    ) -> Report:
+        """Publish to a room without waiting; as ``room.publish_nowait``, and the room need not exist here.
+
+        Raises :exc:`BrokerBusy` (nothing was sent), :exc:`BadRoom`, :exc:`EncodingError`, :exc:`MessageTooLarge`,
+        :exc:`NotServing`. From a thread: ``trio.from_thread.run_sync(manager.broadcast_to_room, room, event)``.
+        """
+        return self._publish((room,), event, exclude=exclude, key=key)
+
+    def broadcast_to_rooms(
+        self, rooms: Iterable[str], event: object, *, exclude: Iterable[Connection | str] = ()
+    ) -> Report:
+        """Publish to the members of any of several rooms, one copy for each connection.
+
+        A member of several of them gets it as an event of the first that it is in, under that room's policy. Raises as
+        :meth:`broadcast_to_room`.
+        """
+        if isinstance(rooms, str):
+            raise UsageError("broadcast_to_rooms takes several names, not one")
+        names = tuple(dict.fromkeys(rooms))
+        return self._publish(names, event, exclude=exclude) if names else Report(final=True)
+
+    def broadcast_to_all(
+        self, event: object, *, action: str | None = None, exclude: Iterable[Connection | str] = ()
+    ) -> Report:
+        """Publish to every connection. One whose outbox is full is closed with 4008.
+
+        With an ``action`` clients get ``{"action", "data"}``. Raises as :meth:`broadcast_to_room`.
+        """
+        return self._publish((), event, exclude=exclude, action=action)
+
+    def send_to_connection(self, conn: Connection | str, message: object, *, action: str | None = None) -> None:
+        """Send to one connection of this node without waiting.
+
+        Raises :exc:`ConnectionGone`, :exc:`OutboxFull`, :exc:`EncodingError`, :exc:`MessageTooLarge`, and for an id
+        :exc:`NotServing`.
+        """
+        if isinstance(conn, str):
+            found = self._node.connections.get(conn)
+            if found is None:
+                raise ConnectionGone("no connection has this id")
+            conn = found
+        conn.send_nowait(message, action=action)
+
+    def send_to_user(self, user: str, message: object, *, action: str | None = None) -> Report:
+        """Send to every connection of a user on this node, without waiting.
+
+        Outboxes without room are counted as ``dropped``. Raises :exc:`EncodingError`, :exc:`MessageTooLarge`,
+        :exc:`NotServing`.
+        """
+        enqueued = dropped = 0
+        for conn in tuple(self._node.users.get(user, ())):
+            try:
+                conn.send_nowait(message, action=action)
+                enqueued += 1
+            except (OutboxFull, ConnectionGone):
+                dropped += 1
+        return Report(final=True, enqueued=enqueued, dropped=dropped)
+
+    def _publish(self, rooms: tuple[str, ...], event: object, **options: Any) -> Report:
+        node = self._node
+        return node.publish_nowait(node.publication(rooms, event, **options))
