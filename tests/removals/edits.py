@@ -115,7 +115,7 @@ def attributes_read() -> dict[Path, list[ast.Attribute]]:
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
         ]
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.name != "_config.py"
+        if path.name not in ("_config.py", "_room_options.py")
     }
 
 
