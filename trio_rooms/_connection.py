@@ -22,7 +22,9 @@ from ._hooks import HookQueue
 from ._identity import Identity
 from ._log import ConnectionLogger
 from ._membership import Joined, LeaveReason, Memberships
+from ._restorable import Restorable
 from ._sending import Sending
+from ._sessions import Session
 from ._wire.headers import Headers
 from ._wire.outbox import Outbox
 from ._wire.outbox_statistics import OutboxStatistics
@@ -32,12 +34,13 @@ from ._wire.transport import Close, Transport
 
 if TYPE_CHECKING:
     from ._node import Node
+    from ._opening import Opening
     from ._room import Room
 
 T = TypeVar("T")
 
 
-class Connection(Sending):
+class Connection(Sending, Restorable):
     """One client. Given to handlers, hooks and middleware; not made by programs."""
 
     # There are many of them, and most of the time most of them do nothing: what not each of them needs at any time is
@@ -58,8 +61,10 @@ class Connection(Sending):
         "_node",
         "_nursery",
         "_on_connect_begun",
+        "_opening",
         "_over",
         "_request",
+        "_session",
         "_sink",
         "_tasks",
         "_transport",
@@ -69,6 +74,7 @@ class Connection(Sending):
         "id",
         "identity",
         "outbox",
+        "restored",
         "subprotocol",
     )
 
@@ -81,6 +87,10 @@ class Connection(Sending):
         """The negotiated subprotocol; None for the plain format."""
         self.connected_at: datetime = datetime.now(UTC)
         """When the upgrade was accepted, in UTC."""
+        self.restored: bool = False
+        """Whether it has the session of a connection that came before it."""
+        self._session: Session | None = None
+        self._opening: Opening | None = None
         self._metadata: dict[str, Any] | None = None
         self._logger: logging.LoggerAdapter[logging.Logger] | None = None
         self._node = node
@@ -118,7 +128,7 @@ class Connection(Sending):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Yours; lives as long as the connection."""
+        """Yours; lives as long as the connection, what is marked with :meth:`keep` as long as its session."""
         if self._metadata is None:
             self._metadata = {}
         return self._metadata
@@ -287,6 +297,8 @@ class Connection(Sending):
         if self._closed is not None:
             return False
         self._closed = close
+        if self._session is not None:
+            self._session.note_rooms(self)
         self._memberships.leave_all()
         self.outbox.close()
         return True
@@ -296,6 +308,12 @@ class Connection(Sending):
         if self._end(Close(1006, "nothing was heard from the peer", "network")):
             self._node.counters.dead_peers += 1
             self._cancel_all("the peer is dead")
+
+    def _replace(self) -> None:
+        """Its client has come back by another connection, so nobody is at the other end of this one."""
+        self._end(Close(4501, "replaced"))
+        self._sink.discard()
+        self._cancel_all("replaced")
 
     def _overflowed(self) -> None:
         """A room's policy ends this connection. Only marks it: this runs in the middle of a fan-out."""

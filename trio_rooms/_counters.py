@@ -21,6 +21,7 @@ Limited = Literal[
     "max_message_bytes",
     "max_rooms",
     "max_rooms_per_connection",
+    "max_sessions",
     "message_timeout",
     "session_messages",
     "write_timeout",
@@ -67,6 +68,14 @@ class Statistics:
     """Messages never written because their connection ended first."""
     dropped: int
     """Publications that outboxes refused."""
+    sessions_kept: int
+    """Sessions that are kept for clients that are away."""
+    sessions_restored: int
+    """Times that a client came back to its session."""
+    sessions_refused: int
+    """Times that a session was asked for that there was not, not any more, or not for this user."""
+    sessions_expired: int
+    """Sessions that have ended: by their time, by ``max_sessions``, by a close for good, or with serve."""
 
 
 @attrs.define(eq=False)
@@ -82,6 +91,9 @@ class Counters:
     displaced: int = 0
     discarded: int = 0
     dropped: int = 0
+    sessions_restored: int = 0
+    sessions_refused: int = 0
+    sessions_expired: int = 0
     rejected: Counter[str] = attrs.field(factory=Counter)
     errors_told: Counter[str] = attrs.field(factory=Counter)
     closes: Counter[str] = attrs.field(factory=Counter)

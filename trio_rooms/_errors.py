@@ -51,6 +51,7 @@ class CloseCode(IntEnum):
     TRY_AGAIN_LATER = 1013
     SLOW_CONSUMER = 4008
     REJECTED = 4500
+    REPLACED = 4501
 
 
 class RoomsError(Exception):

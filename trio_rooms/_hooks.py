@@ -39,6 +39,7 @@ HookName = Literal[
     "on_leave_room",
     "on_room_open",
     "on_room_close",
+    "on_session_expired",
 ]
 
 Hook = Callable[..., Any]

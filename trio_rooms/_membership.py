@@ -243,11 +243,16 @@ class Memberships:
             return True
         room = self.rooms.pop(name, None)
         if room is None:
-            return False
+            session = self._conn._session
+            return session is not None and session.give_up(self._conn, name)
         if self._scoped is not None:
             self._scoped.pop(name, None)
         self._vacate(room, reason)
         return True
+
+    def lasting(self) -> list[str]:
+        """The rooms that it is in for longer than a block."""
+        return [name for name in self.rooms if self._scoped is None or name not in self._scoped]
 
     def leave_all(self) -> None:
         """The connection has ended: leave in the order of joining, and give up what is being joined."""

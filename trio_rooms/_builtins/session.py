@@ -1,0 +1,52 @@
+"""``$session``: a client that has been here before. Its first message or none; acted upon in ``_opening``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from .._errors import BadMessage, NeedsV1
+from .._messages.decoding import Decoders
+from .._messages.requests import Request
+from ._decode import decode
+
+if TYPE_CHECKING:
+    from .._dispatch import Dispatcher
+
+_TOO_LATE: Final = "$session is the first message of a connection, or none"
+
+
+class Since(msgspec.Struct):
+    """A position, as a client gives it."""
+
+    epoch: str
+    offset: int
+
+
+class Returning(msgspec.Struct):
+    """The data of ``$session``."""
+
+    session: str | None = None
+    """The token; None: there is none, and the client does not want to wait for its first message."""
+    positions: dict[str, Since] = {}
+    """By room."""
+
+
+_decoders: Final = Decoders(Returning)
+
+
+def returning(dispatcher: Dispatcher, request: Request) -> Returning:
+    """What a first message says of the session to be restored. Raises :exc:`BadMessage`."""
+    found: Returning = decode(dispatcher, _decoders, request)
+    return found
+
+
+async def session(dispatcher: Dispatcher, request: Request) -> Any:
+    """``$session`` in its turn: it has come too late, or there are no sessions."""
+    conn = dispatcher._conn
+    if not conn._format.v1:
+        raise NeedsV1
+    if conn._node.sessions is not None:
+        raise BadMessage(_TOO_LATE)
+    return {"connection": conn.id, "restored": False}
