@@ -17,7 +17,15 @@ import trio
 
 from ._builtins import returning
 from ._builtins.session import Returning
-from ._errors import ActionError, BadMessage, ConnectionGone, DeadlineExceeded, InternalError, RoomsError, is_ours
+from ._errors import (
+    ActionError,
+    BadMessage,
+    DeadlineExceeded,
+    EncodingError,
+    InternalError,
+    MessageTooLarge,
+    is_ours,
+)
 from ._membership import Joined
 
 if TYPE_CHECKING:
@@ -35,7 +43,7 @@ _FIRST_MESSAGE: Final = 1.0
 class Opening:
     """The beginning of one connection."""
 
-    __slots__ = ("_asked", "_conn", "_request", "_rooms", "_token", "_transport")
+    __slots__ = ("_asked", "_conn", "_request", "_rooms", "_size", "_token", "_transport")
 
     def __init__(self, conn: Connection, transport: Transport, start_writer: Callable[[], object]) -> None:
         self._conn = conn
@@ -44,6 +52,7 @@ class Opening:
         self._asked = Returning()
         self._token = ""
         self._rooms: dict[str, Any] = {}
+        self._size = 0
         conn._sink.hold(transport, start_writer)
 
     async def begin(self) -> None:
@@ -106,18 +115,19 @@ class Opening:
         async def check(joined: Joined) -> None:
             if joined.data is not None:
                 reply["data"] = dict(joined.data)
-            conn._format.reply(0, reply)  # raises where it cannot be encoded
+            size = self._size + len(conn._format.reply(0, reply).data)  # raises where it cannot be encoded
+            if size > conn._node.config.limits.outbox_bytes // 2:
+                raise MessageTooLarge("what authorize says of the rooms is together larger than half of an outbox")
+            self._size = size
 
         try:
             with trio.move_on_after(2 * conn._node.config.hook_timeout):
                 await conn._memberships.join(name, by_client=True, before_begin=check)
                 return reply
             raise DeadlineExceeded
-        except ConnectionGone:
-            raise
         except ActionError as exc:
             return self._told(exc)
-        except RoomsError as exc:
+        except (EncodingError, MessageTooLarge) as exc:
             await conn._node.errors.report(conn, exc, f"the reply to the join of {name!r}")
             return self._told(conn._node.told(exc))
 

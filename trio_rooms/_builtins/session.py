@@ -33,13 +33,13 @@ class Returning(msgspec.Struct):
     """By room."""
 
 
-_decoders: Final = Decoders(Returning)
+_decoders: Final = Decoders(Returning | None)
 
 
 def returning(dispatcher: Dispatcher, request: Request) -> Returning:
     """What a first message says of the session to be restored. Raises :exc:`BadMessage`."""
-    found: Returning = decode(dispatcher, _decoders, request)
-    return found
+    found: Returning | None = decode(dispatcher, _decoders, request)
+    return found or Returning()
 
 
 async def session(dispatcher: Dispatcher, request: Request) -> Any:
