@@ -8,9 +8,10 @@ import trio
 
 from ._errors import BrokerBusy, NotServing, UsageError
 from ._formats import packed
+from ._rooms.history import Position
 from ._rooms.publication import Publication, Report
 from ._rooms.results import Results
-from .brokers.base import Broker, Confirmation, Position, Submission
+from .brokers.base import Broker, Confirmation, Submission
 from .brokers.memory import IDEMPOTENCY_TTL
 
 #: The longest idempotency key.

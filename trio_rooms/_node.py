@@ -38,7 +38,7 @@ from ._messages.requests import Bound
 from ._onion import compose
 from ._room import Room
 from ._room_options import Keep, RoomOptions
-from ._rooms.history import Slice
+from ._rooms.history import Position, Slice
 from ._rooms.names import why_not_a_room
 from ._rooms.publication import Publication, Report
 from ._rooms.roster import union
@@ -46,7 +46,7 @@ from ._wire.fanout import FanOut, Outcome
 from ._wire.flusher import Flusher
 from ._wire.frames import OVERHEAD
 from ._wire.outbox import Outbox
-from .brokers.base import Broker, Position
+from .brokers.base import Broker
 from .brokers.memory import MemoryBroker
 
 if TYPE_CHECKING:

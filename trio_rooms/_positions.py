@@ -46,7 +46,7 @@ async def _top_if_behind(node: Node, room: Room, patience: float) -> Position | 
     top = None
     try:
         with trio.move_on_after(patience):
-            top = (await node.broker.history(room.name, keep=room._keep, limit=0)).position
+            top = (await node.broker.history(room.name, keep=room._keep, since=None, limit=0, reverse=False)).position
     except Exception as exc:
         await node.errors.report(None, exc, "the broker's history")
         return None

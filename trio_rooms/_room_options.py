@@ -33,9 +33,13 @@ class Keep:
     """What a broker keeps of a room's publications; see the fields of :class:`RoomOptions` that begin with history."""
 
     size: int
+    """Publications at most."""
     bytes: int
+    """Bytes at most, of their JSON and MessagePack together."""
     ttl: float
+    """Seconds that each is kept."""
     meta_ttl: float
+    """Seconds of no use after which epoch and offset are forgotten."""
 
 
 @attrs.frozen(kw_only=True)

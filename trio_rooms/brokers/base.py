@@ -20,9 +20,7 @@ import attrs
 import trio
 
 from .._room_options import Keep as Keep
-from .._rooms.history import HistoryItem as HistoryItem
-from .._rooms.history import Position as Position
-from .._rooms.history import Slice as Slice
+from .._rooms.history import Position, Slice
 from .._rooms.publication import Publication, Report
 
 #: Given to a broker: serves the members of this node. Synchronous, and calls nothing of the user's.
@@ -89,9 +87,9 @@ class Broker(Protocol):
         room: str,
         *,
         keep: Keep,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
+        since: Position | None,
+        limit: int | None,
+        reverse: bool,
     ) -> Slice:
         """Read a room's stream, which begins if there is none. Only asked of who supports "history".
 

@@ -8,10 +8,11 @@ import attrs
 import trio
 
 from .._errors import AlreadyServing, NotServing
+from .._rooms.history import Position, Slice
 from .._rooms.publication import Publication
 from .._rooms.results import Results
 from .._rooms.streams import Streams
-from .base import Confirmation, Deliver, Keep, Position, Slice, Submission
+from .base import Confirmation, Deliver, Keep, Submission
 
 #: Seconds for which the key of a publication is remembered.
 IDEMPOTENCY_TTL = 300.0
@@ -149,9 +150,9 @@ class MemoryBroker:
         room: str,
         *,
         keep: Keep,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
+        since: Position | None,
+        limit: int | None,
+        reverse: bool,
     ) -> Slice:
         """Read what is kept; a checkpoint."""
         await trio.lowlevel.checkpoint()

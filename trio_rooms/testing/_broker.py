@@ -9,8 +9,8 @@ from typing import Literal
 import attrs
 import trio
 
-from trio_rooms import AlreadyServing, BrokerBusy, NotServing, Publication, Report
-from trio_rooms.brokers import Confirmation, Deliver, Keep, MemoryBroker, Position, Slice
+from trio_rooms import AlreadyServing, BrokerBusy, NotServing, Position, Publication, Report, Slice
+from trio_rooms.brokers import Confirmation, Deliver, Keep, MemoryBroker
 
 
 @attrs.define(eq=False)
@@ -138,9 +138,9 @@ class LaggingBroker:
         room: str,
         *,
         keep: Keep,
-        since: Position | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
+        since: Position | None,
+        limit: int | None,
+        reverse: bool,
     ) -> Slice:
         """Read what is kept."""
         await trio.sleep(self.delay / 2)
