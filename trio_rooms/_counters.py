@@ -19,6 +19,7 @@ Limited = Literal[
     "max_fragments",
     "max_handlers",
     "max_message_bytes",
+    "max_recovery",
     "max_rooms",
     "max_rooms_per_connection",
     "message_timeout",

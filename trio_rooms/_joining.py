@@ -73,12 +73,14 @@ class Joining:
     """What has become of it; of a room with history, as of the last :meth:`outcome`."""
     recovery: Recovery | None = None
     begun: bool = False
+    _too_much: bool = False
 
     def outcome(self) -> Joined:
         """What it would be if it began now. Raises if the place has been released."""
         self._place.check()
         if self.recovery is not None:
             caught = self.recovery.caught()
+            self._too_much = caught.too_much
             self.joined = attrs.evolve(
                 self.joined, position=caught.position, recovered=caught.recovered, publications=caught.items
             )
@@ -88,6 +90,8 @@ class Joining:
         """Begin, in the step in which :meth:`outcome` was asked last, or has not changed since."""
         self._place.check()
         room = self.joined.room
+        if self._too_much:
+            self._memberships._node.counters.limit("max_recovery")
         self._memberships._begin(room, self.joined.position)
         self._memberships._joined(room.name)
         self.begun = True
@@ -99,6 +103,7 @@ class Joining:
         conn = self._memberships._conn
         if not _has_room_for(conn, frames):
             joined = self.joined = attrs.evolve(joined, recovered=False, publications=())
+            self._too_much = True
             frames = []
         for frame in frames:
             conn.outbox.send_nowait(frame)

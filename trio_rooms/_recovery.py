@@ -34,6 +34,8 @@ class Caught:
     """Whether nothing is missing since the position that it came with; None if it came with none."""
     items: tuple[HistoryItem, ...] = ()
     """What it gets of the history."""
+    too_much: bool = False
+    """Whether it is not recovered because that would be more than one join may recover."""
 
 
 @attrs.define(eq=False)
@@ -81,8 +83,10 @@ class Recovery:
             return self._latest(position, items)
         if self.since is None:
             return Caught(position)
-        if items is None or not self.part.complete or not self._is_within_bounds(items):
+        if not self.part.complete:
             return Caught(position, recovered=False)
+        if items is None or not self._is_within_bounds(items):
+            return Caught(position, recovered=False, too_much=True)
         return Caught(position, True, self._for_this_connection(items))
 
     def _latest(self, position: Position, items: tuple[HistoryItem, ...] | None) -> Caught:
