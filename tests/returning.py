@@ -82,5 +82,3 @@ async def visit(
     message = await client.receive_json()
     assert message["action"] == "$welcome"
     return Visit(client, message["data"], memory.manager.connections[message["data"]["connection"]])
-
-

@@ -18,14 +18,16 @@ from ._context import in_handler
 from ._dispatch import Dispatcher
 from ._errors import ConnectionGone, OutboxFull, UsageError
 from ._formats import FORMATS
+from ._from_request import FromRequest
 from ._hooks import HookQueue
 from ._identity import Identity
+from ._joining import Joined, LeaveReason
 from ._log import ConnectionLogger
-from ._membership import Joined, LeaveReason, Memberships
+from ._membership import Memberships
 from ._restorable import Restorable
+from ._rooms.history import Position
 from ._sending import Sending
 from ._sessions import Session
-from ._wire.headers import Headers
 from ._wire.outbox import Outbox
 from ._wire.outbox_statistics import OutboxStatistics
 from ._wire.request import HandshakeRequest
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Connection(Sending, Restorable):
+class Connection(FromRequest, Restorable, Sending):
     """One client. Given to handlers, hooks and middleware; not made by programs."""
 
     # There are many of them, and most of the time most of them do nothing: what not each of them needs at any time is
@@ -141,34 +143,6 @@ class Connection(Sending, Restorable):
         return self._logger
 
     @property
-    def remote(self) -> str | None:
-        """The address of the client; None where there is none (memory streams, Unix sockets).
-
-        That of the socket's peer, or what that tells of its client if it is one of ``config.trusted_proxies``.
-        """
-        return self._request.remote
-
-    @property
-    def path(self) -> str:
-        """The path of the request, as sent, without the query."""
-        return self._request.path
-
-    @property
-    def query(self) -> Mapping[str, str]:
-        """The query of the request, decoded; of a repeated name the last value."""
-        return self._request.query
-
-    @property
-    def headers(self) -> Headers:
-        """The headers of the request; names are case-insensitive."""
-        return self._request.headers
-
-    @property
-    def cookies(self) -> Mapping[str, str]:
-        """The cookies of the request."""
-        return self._request.cookies
-
-    @property
     def rtt(self) -> float | None:
         """Seconds that the last answered ping took; None before the first."""
         return None if self._transport is None else self._transport.rtt
@@ -183,14 +157,17 @@ class Connection(Sending, Restorable):
         """How it ended or is ending; None while it is open."""
         return self._closed
 
-    async def join(self, room: str) -> Joined:
+    async def join(self, room: str, *, since: Position | None = None) -> Joined:
         """Join a room; the program's own decision, so the room's ``authorize`` is not asked.
 
+        With ``since``, in a room with history, what was published after that position is sent first, all of it and
+        ahead of everything live, and the result's ``recovered`` is True. Where that is not possible (it has gone, or
+        does not fit into ``limits.max_recovery`` and the outbox as it is now) it is False, and nothing of it is sent.
         Joining a room that it is in changes nothing and runs no hook. Raises a :exc:`JoinError`, the
         ActionError of an ``on_join_room`` hook, or :exc:`ConnectionGone`. A cancel leaves it outside the
         room, and hooks that had begun are followed by ``on_leave_room``. Always a checkpoint.
         """
-        return await self._memberships.join(room)
+        return await self._memberships.join(room, since=since)
 
     def leave(self, room: str) -> bool:
         """Leave a room, or give up joining it. False if it was neither. ``on_leave_room`` runs soon after.
@@ -339,6 +316,10 @@ class Connection(Sending, Restorable):
         if is_member:
             self._notify("$closed", {"room": room.name, "code": code, "message": message})
         return True
+
+    def _is_excluded(self, exclude: frozenset[str]) -> bool:
+        """Whether what excludes these is not for this client."""
+        return self.id in exclude or (self._session is not None and self._session.id in exclude)
 
     def _notify(self, action: str, data: object) -> None:
         """Tell a v1 client something unasked; an outbox without room drops it, counted."""

@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ._builtins import returning
+from ._builtins import join_reply, returning
 from ._builtins.session import Returning
 from ._errors import (
     ActionError,
     BadMessage,
+    ConnectionGone,
     DeadlineExceeded,
     EncodingError,
     InternalError,
     MessageTooLarge,
     is_ours,
 )
-from ._membership import Joined
+from ._joining import Joined
+from ._recovery import size_of
+from ._rooms.history import Position
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +46,17 @@ _FIRST_MESSAGE: Final = 1.0
 class Opening:
     """The beginning of one connection."""
 
-    __slots__ = ("_asked", "_conn", "_request", "_rooms", "_size", "_token", "_transport")
+    __slots__ = (
+        "_asked",
+        "_bytes_left",
+        "_conn",
+        "_items_left",
+        "_request",
+        "_rooms",
+        "_size",
+        "_token",
+        "_transport",
+    )
 
     def __init__(self, conn: Connection, transport: Transport, start_writer: Callable[[], object]) -> None:
         self._conn = conn
@@ -52,7 +65,10 @@ class Opening:
         self._asked = Returning()
         self._token = ""
         self._rooms: dict[str, Any] = {}
+        # What the replies are together; and what of it may still be of histories, which is as much as for one $join.
         self._size = 0
+        self._items_left = conn._node.config.limits.max_recovery
+        self._bytes_left = conn._node.config.limits.outbox_bytes // 4
         conn._sink.hold(transport, start_writer)
 
     async def begin(self) -> None:
@@ -110,26 +126,44 @@ class Opening:
     async def _join(self, name: str) -> dict[str, Any]:
         """As ``$join``; its reply, or the error."""
         conn = self._conn
-        reply: dict[str, Any] = {"room": name}
-
-        async def check(joined: Joined) -> None:
-            if joined.data is not None:
-                reply["data"] = dict(joined.data)
-            size = self._size + len(conn._format.reply(0, reply).data)  # raises where it cannot be encoded
-            if size > conn._node.config.limits.outbox_bytes // 2:
-                raise MessageTooLarge("what authorize says of the rooms is together larger than half of an outbox")
-            self._size = size
-
         try:
             with trio.move_on_after(2 * conn._node.config.hook_timeout):
-                await conn._memberships.join(name, by_client=True, before_begin=check)
-                return reply
+                return await self._join_and_recover(name)
             raise DeadlineExceeded
         except ActionError as exc:
             return self._told(exc)
         except (EncodingError, MessageTooLarge) as exc:
             await conn._node.errors.report(conn, exc, f"the reply to the join of {name!r}")
             return self._told(conn._node.told(exc))
+
+    async def _join_and_recover(self, name: str) -> dict[str, Any]:
+        conn, memberships = self._conn, self._conn._memberships
+        asked = self._asked.positions.get(name)
+        since = None if asked is None else asked.position
+        options = conn._node.room_options(name)
+        room = await memberships._joined_already(name)
+        if room is not None:
+            return join_reply(conn, Joined(room, new=False), since)
+        memberships._check_bound()
+        joining = memberships.joining_room(
+            name, options, since=since, by_client=True, max_items=self._items_left, max_bytes=self._bytes_left
+        )
+        async with joining as one:
+            reply = self._charge(one.outcome(), since)
+            one.begin()
+            return reply
+        raise ConnectionGone("the connection has ended")
+
+    def _charge(self, joined: Joined, since: Position | None) -> dict[str, Any]:
+        """The reply, which takes a part of what all of them may. Raises :exc:`MessageTooLarge`, EncodingError."""
+        reply = join_reply(self._conn, joined, since)
+        size = self._size + len(self._conn._format.reply(0, reply).data)
+        if size > self._conn._node.config.limits.outbox_bytes // 2:
+            raise MessageTooLarge("what authorize says of the rooms is together larger than half of an outbox")
+        self._size = size
+        self._items_left = max(0, self._items_left - len(joined.publications))
+        self._bytes_left = max(0, self._bytes_left - size_of(joined.publications, self._conn))
+        return reply
 
     def _told(self, error: ActionError) -> dict[str, Any]:
         node = self._conn._node

@@ -9,19 +9,12 @@ import msgspec
 from .._errors import BadMessage, NeedsV1
 from .._messages.decoding import Decoders
 from .._messages.requests import Request
-from ._decode import decode
+from ._decode import Since, decode
 
 if TYPE_CHECKING:
     from .._dispatch import Dispatcher
 
 _TOO_LATE: Final = "$session is the first message of a connection, or none"
-
-
-class Since(msgspec.Struct):
-    """A position, as a client gives it."""
-
-    epoch: str
-    offset: int
 
 
 class Returning(msgspec.Struct):
@@ -30,7 +23,7 @@ class Returning(msgspec.Struct):
     session: str | None = None
     """The token; None: there is none, and the client does not want to wait for its first message."""
     positions: dict[str, Since] = {}
-    """By room."""
+    """How far the client has come in rooms with history, by the room's name."""
 
 
 _decoders: Final = Decoders(Returning | None)
