@@ -295,8 +295,7 @@ async def test_over_a_plain_socket(pings: int) -> None:
         nursery.start_soon(manager.handle_connection, PlainStream(ours, None))
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
         async with await TestClient.connect(stream, subprotocol=V1) as client:
-            while not manager.connections:
-                await trio.lowlevel.checkpoint()
+            await settle()
             (conn,) = manager.connections.values()
             conn.send_nowait("early")
             for _ in range(pings):

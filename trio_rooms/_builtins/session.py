@@ -35,7 +35,7 @@ def returning(dispatcher: Dispatcher, request: Request) -> Returning:
     return found or Returning()
 
 
-async def session(dispatcher: Dispatcher, request: Request) -> Any:
+async def session(dispatcher: Dispatcher, request: Request) -> Any:  # noqa: ASYNC124 - as all of its kind
     """``$session`` in its turn: it has come too late, or there are no sessions."""
     conn = dispatcher._conn
     if not conn._format.v1:
