@@ -66,9 +66,7 @@ class Asks:
         """Send a request and wait for its answer; see ``Connection.request``."""
         conn = self._conn
         limits = conn._node.config.limits
-        decoders = Decoders(
-            type
-        )  # before anything is sent: it raises what msgspec does for a type that it cannot build
+        decoders = Decoders(type)  # now, for it raises what msgspec does for a type that it cannot build
         if len(self._pending) >= limits.max_pending_asks:
             conn._node.counters.limit("max_pending_asks")
             raise TooManyAsks("too many requests wait for answers of this client")

@@ -74,7 +74,7 @@ class Bound:
     """How many messages an inbox may hold; one for all of a node, which counts how often they were full."""
 
     messages: int
-    bytes_ahead: int
+    bytes_ahead: int = 0
     """Bytes that it may hold instead, if that is more, while answers are waited for."""
     reached: int = 0
     """Times that reading had to wait for room."""
