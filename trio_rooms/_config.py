@@ -95,9 +95,9 @@ class Limits:
     TCP slows the peer. What one read brought is always taken whole."""
 
     read_ahead_bytes: int = attrs.field(default=1 * MIB, validator=count)
-    """Bytes of messages that may wait for their turn, beyond ``inbox_messages``, while a request to the client
-    (``conn.request``) waits for its answer, which may stand behind them; each is charged its length plus 512. At the
-    bound nothing more is read until one of them has had its turn, and the answer is not found before that."""
+    """Bytes of messages that may wait for their turn, in place of ``inbox_messages`` if that is less, while a request
+    to the client (``conn.request``) waits for its answer, which may stand behind them. Each is charged its length plus
+    512. At the bound nothing more is read until one of them has had its turn; the answer is not found before that."""
 
     max_pending_asks: int = attrs.field(default=64, validator=count)
     """Requests to one client (``conn.request``) that wait for their answers. Beyond it: :exc:`TooManyAsks`."""

@@ -62,7 +62,8 @@ class Sending:
 
         Raises :exc:`RequestRefused` if the client answers with an error, :exc:`BadAnswer` if the answer is not a
         ``type``, :exc:`TooManyAsks`, :exc:`ConnectionGone` as soon as the connection ends or is closed, and what
-        :meth:`send` raises. None of them is told to whom you serve: catch them. When it is cancelled, the request is
-        forgotten, a v1 client is told so with ``$cancel``, and a late answer is dropped and counted.
+        :meth:`send` raises. In a handler of another connection catch them, and your timeout: they are errors of that
+        handler. When it is cancelled, the request is forgotten, a v1 client is told so with ``$cancel``, and a late
+        answer is dropped and counted.
         """
         return await asks_of(cast("Connection", self)).ask(action, data, type)
