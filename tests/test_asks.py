@@ -13,6 +13,8 @@ from asked import TRANSPORTS, Transport, asked
 from messages import FORMATS, MSGPACK, V1, receive_all, send_together
 from trio_rooms import (
     ActionError,
+    AskFailed,
+    AskRefused,
     BadAnswer,
     Connection,
     Context,
@@ -20,8 +22,6 @@ from trio_rooms import (
     Manager,
     Message,
     MessageTooLarge,
-    RequestFailed,
-    RequestRefused,
     Room,
     TooManyAsks,
 )
@@ -98,7 +98,7 @@ async def test_a_type_that_cannot_be_built(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("subprotocol", FORMATS)
 async def test_an_error_answer(subprotocol: str | None, autojump_clock: MockClock) -> None:
-    """It raises RequestRefused with code, message and `temporary`, which are optional but for the code."""
+    """It raises AskRefused with code, message and `temporary`, which are optional but for the code."""
     async with asked(subprotocol=subprotocol) as at:
         for error, told in [
             ({"code": "NO", "message": "never", "temporary": True}, ("NO", "never", True)),
@@ -107,7 +107,7 @@ async def test_an_error_answer(subprotocol: str | None, autojump_clock: MockCloc
             request = await at.begin()
             await at.client.send_json({"id": request["id"], "data": 1, "error": error})
             refused = await at.result()
-            assert type(refused) is RequestRefused
+            assert type(refused) is AskRefused
             assert (refused.code, refused.message, refused.temporary) == told
         request = await at.begin()
         await at.client.send_json({"id": request["id"], "data": 1, "error": None})
@@ -140,15 +140,15 @@ async def test_depth(subprotocol: str | None, autojump_clock: MockClock) -> None
 
 def test_what_a_client_says_is_short_in_a_log() -> None:
     """Names that clients choose are cut, and shown by their repr."""
-    text = str(RequestRefused("A\n" + "x" * 1000, "m" * 1000))
+    text = str(AskRefused("A\n" + "x" * 1000, "m" * 1000))
     assert "\n" not in text
     assert len(text) < 500
 
 
-@pytest.mark.parametrize("kind", [RequestRefused, BadAnswer, TooManyAsks])
+@pytest.mark.parametrize("kind", [AskRefused, BadAnswer, TooManyAsks])
 def test_they_are_not_for_other_clients(kind: type[Exception]) -> None:
     """No ActionError: what escapes from a handler would be told to whoever that handler serves."""
-    assert issubclass(kind, RequestFailed)
+    assert issubclass(kind, AskFailed)
     assert not issubclass(kind, ActionError)
 
 

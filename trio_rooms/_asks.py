@@ -21,7 +21,7 @@ import attrs
 import msgspec
 import trio
 
-from ._errors import BadAnswer, BadMessage, ConnectionGone, RequestRefused, TooManyAsks
+from ._errors import AskRefused, BadAnswer, BadMessage, ConnectionGone, TooManyAsks
 from ._messages.decoding import DECODE_ERRORS, Decoders, told
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def take_answer(conn: Connection, answer: Message) -> None:
 
 
 def _result(answer: Message, decoders: Decoders, max_depth: int) -> Any:
-    """The data of an answer. Raises :exc:`RequestRefused`, :exc:`BadAnswer`."""
+    """The data of an answer. Raises :exc:`AskRefused`, :exc:`BadAnswer`."""
     whole = answer.whole
     try:
         if isinstance(whole, str):
@@ -142,4 +142,4 @@ def _result(answer: Message, decoders: Decoders, max_depth: int) -> Any:
         raise BadAnswer(told(exc)) from exc
     except BadMessage as exc:
         raise BadAnswer(exc.message) from exc
-    raise RequestRefused(error.code, error.message, temporary=error.temporary)
+    raise AskRefused(error.code, error.message, temporary=error.temporary)

@@ -20,6 +20,7 @@ Limited = Literal[
     "max_handlers",
     "max_message_bytes",
     "max_pending_asks",
+    "max_recovery",
     "max_rooms",
     "max_rooms_per_connection",
     "message_timeout",
@@ -71,6 +72,10 @@ class Statistics:
     """Messages never written because their connection ended first."""
     dropped: int
     """Publications that outboxes refused."""
+    repeated: int
+    """Deliveries that the broker had made before, or of a stream that has been followed by another."""
+    insufficient: int
+    """Members whose connection was ended with 4010, because their room's stream had a hole or began anew."""
 
 
 @attrs.define(eq=False)
@@ -87,6 +92,8 @@ class Counters:
     displaced: int = 0
     discarded: int = 0
     dropped: int = 0
+    repeated: int = 0
+    insufficient: int = 0
     rejected: Counter[str] = attrs.field(factory=Counter)
     errors_told: Counter[str] = attrs.field(factory=Counter)
     closes: Counter[str] = attrs.field(factory=Counter)

@@ -13,12 +13,13 @@
     ├── OutboxFull                (also trio.WouldBlock) no room in the outbox now
     ├── BrokerBusy                (also trio.WouldBlock) no room in the broker's queue now
     ├── HookTimeout               (also TimeoutError) a hook ran longer than ``hook_timeout``
-    ├── RequestFailed             ``conn.request`` has no answer to return
-    │   └── RequestRefused, BadAnswer, TooManyAsks
+    ├── AskFailed                 ``conn.request`` has no answer to return
+    │   └── AskRefused, BadAnswer, TooManyAsks
     └── ActionError               told to the client as ``{"code", "message", "temporary"}``
         ├── BadMessage, UnknownAction, DuplicateId, NeedsV1
         ├── JoinError             a join did not happen
         │   └── BadRoom, RoomNotFound, RoomFull, RoomFailed, RoomClosed, TooManyRooms, Denied
+        ├── UnrecoverablePosition a position that is not in the room's stream
         └── RequestCancelled, DeadlineExceeded, Busy, InternalError
 
 What a client is told is a code and a fixed text. The text of any other exception
@@ -52,6 +53,7 @@ class CloseCode(IntEnum):
     SERVICE_RESTART = 1012
     TRY_AGAIN_LATER = 1013
     SLOW_CONSUMER = 4008
+    INSUFFICIENT_STATE = 4010
     REJECTED = 4500
 
 
@@ -113,14 +115,14 @@ class HookTimeout(RoomsError, TimeoutError):
     """A hook was cancelled because it ran longer than ``config.hook_timeout``."""
 
 
-class RequestFailed(RoomsError):
+class AskFailed(RoomsError):
     """A request to a client (``conn.request``) has no result; the subclass says why.
 
     No ActionError: what one client answers is not for another one, whose handler may have asked.
     """
 
 
-class RequestRefused(RequestFailed):
+class AskRefused(AskFailed):
     """The client answered a request with an error.
 
     ``code``, ``message`` and ``temporary`` are what it says: made up by the client, and as long as its messages may be.
@@ -136,11 +138,11 @@ class RequestRefused(RequestFailed):
         return f"the client answered {self.code[:200]!r}: {self.message[:200]!r}"
 
 
-class BadAnswer(RequestFailed):
+class BadAnswer(AskFailed):
     """The client's answer to a request could not be decoded, or is not of the type that was asked for."""
 
 
-class TooManyAsks(RequestFailed):
+class TooManyAsks(AskFailed):
     """``limits.max_pending_asks`` requests wait for answers of this client; nothing was sent."""
 
 
@@ -224,6 +226,13 @@ class DeadlineExceeded(_CodedError):
     _CODE = "DEADLINE_EXCEEDED"
     _MESSAGE = "the deadline has passed"
     _TEMPORARY = True
+
+
+class UnrecoverablePosition(_CodedError):
+    """The history was asked for from a position of another epoch, or above the top (Centrifugo's error 112)."""
+
+    _CODE = "UNRECOVERABLE_POSITION"
+    _MESSAGE = "the position is not in the room's stream"
 
 
 class InternalError(_CodedError):

@@ -60,7 +60,7 @@ class Sending:
         is no bound but the end of the connection. It may be asked from anywhere, from a handler of the same connection,
         too: the answer does not wait for that.
 
-        Raises :exc:`RequestRefused` if the client answers with an error, :exc:`BadAnswer` if the answer is not a
+        Raises :exc:`AskRefused` if the client answers with an error, :exc:`BadAnswer` if the answer is not a
         ``type``, :exc:`TooManyAsks`, :exc:`ConnectionGone` as soon as the connection ends or is closed, and what
         :meth:`send` raises. In a handler of another connection catch them, and your timeout: they are errors of that
         handler. When it is cancelled, the request is forgotten, a v1 client is told so with ``$cancel``, and a late

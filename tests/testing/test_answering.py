@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from messages import FORMATS, MSGPACK
-from trio_rooms import Connection, Manager, RequestRefused
+from trio_rooms import AskRefused, Connection, Manager
 from trio_rooms.testing import ReplyError, TestClient, open_client
 
 
@@ -21,7 +21,7 @@ def asking() -> Manager:
     async def ask(conn: Connection, data: Any) -> Any:
         try:
             return await conn.request("question", data)
-        except RequestRefused as exc:
+        except AskRefused as exc:
             return [exc.code, exc.message, exc.temporary]
 
     return manager
