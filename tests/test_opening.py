@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from hall import Gate, record, settle
 from returning import FORMATS, V1, make_manager, visit
-from trio_rooms import ActionError, Connection, HandshakeRequest, Identity, Manager
+from trio_rooms import ActionError, Connection, HandshakeRequest, Identity, Manager, UsageError
 from trio_rooms._wire.plain import PlainStream
 from trio_rooms.testing import FaultyStream, MemoryServer, TestClient, serve_in_memory
 
@@ -260,6 +260,36 @@ async def test_nobody_is_there_for_welcome(autojump_clock: MockClock) -> None:
         await settle()
         after = memory.server.statistics()
         assert (after.discarded - before.discarded, after.dropped - before.dropped) == (1, 1)
+
+
+async def test_who_makes_welcome_cannot_ask_the_client(autojump_clock: MockClock) -> None:
+    """It would wait for an answer to what is held back: an error at once; a task of the connection may ask."""
+    manager = make_manager()
+    errors: list[UsageError] = []
+    answers: list[object] = []
+
+    async def ask(conn: Connection) -> None:
+        answers.append(await conn.request("name"))
+
+    @manager.on_connect
+    async def connected(conn: Connection) -> None:
+        if conn.restored:
+            with pytest.raises(UsageError, match="start_soon") as caught:
+                await conn.request("name")
+            errors.append(caught.value)
+            conn.start_soon(ask, conn)
+
+    async with serve_in_memory(manager) as memory:
+        away = await visit(memory)
+        await away.join("open-1")
+        await away.lose()
+        client = await returns(memory, away.token)
+        client.answers["name"] = lambda data: "Ada"
+        assert (await client.receive_json())["action"] == "$welcome"
+        assert (await client.receive_json())["id"] == 1
+        await client.receive_nothing(1)
+        assert (answers, len(errors)) == (["Ada"], 1)
+        await client.aclose()
 
 
 # Control frames

@@ -107,7 +107,7 @@ class Node:
 
     def __attrs_post_init__(self) -> None:
         self.errors = ErrorReporter(self.registry.hooks, self.logger, timeout=self.config.hook_timeout)
-        self.inbox_bound = Bound(self.config.limits.inbox_messages)
+        self.inbox_bound = Bound(self.config.limits.inbox_messages, self.config.limits.read_ahead_bytes)
         window = self.config.session_window
         if window is not None:
             most = self.config.limits.max_sessions

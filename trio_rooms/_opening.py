@@ -25,6 +25,7 @@ from ._errors import (
     EncodingError,
     InternalError,
     MessageTooLarge,
+    UsageError,
     is_ours,
 )
 from ._joining import Joined
@@ -54,6 +55,7 @@ class Opening:
         "_request",
         "_rooms",
         "_size",
+        "_task",
         "_token",
         "_transport",
     )
@@ -61,6 +63,7 @@ class Opening:
     def __init__(self, conn: Connection, transport: Transport, start_writer: Callable[[], object]) -> None:
         self._conn = conn
         self._transport = transport
+        self._task = trio.lowlevel.current_task()
         self._request: Request | None = None
         self._asked = Returning()
         self._token = ""
@@ -70,6 +73,14 @@ class Opening:
         self._items_left = conn._node.config.limits.max_recovery
         self._bytes_left = conn._node.config.limits.outbox_bytes // 4
         conn._sink.hold(transport, start_writer)
+
+    def check_task(self) -> None:
+        """Raise :exc:`UsageError` in the task that makes ``$welcome``, and so must not wait for the client's answer."""
+        if trio.lowlevel.current_task() is self._task:
+            raise UsageError(
+                "what is sent stands behind $welcome, which comes when on_connect has run and the rooms are joined"
+                " again: ask in a task, by conn.start_soon"
+            )
 
     async def begin(self) -> None:
         """Wait for the first message, and give the connection its session; a new one is told at once."""
