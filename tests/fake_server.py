@@ -1,0 +1,138 @@
+"""The server's side of the protocol, word for word as a test says it: over memory streams, without a server."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import trio
+import trio.testing
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, RejectConnection, Request, TextMessage
+
+JSON = "trio-rooms.v1.json"
+
+
+class FakeServer:
+    """Where a client under test connects to: ``connect=server.connect``."""
+
+    def __init__(self) -> None:
+        self.down = False
+        """Whether nobody listens."""
+        self.attempts: list[float] = []
+        """When the client tried to connect."""
+        self._send, self._receive = trio.open_memory_channel[trio.abc.Stream](math.inf)
+
+    async def connect(self) -> trio.abc.Stream:
+        """A stream to this server."""
+        self.attempts.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        if self.down:
+            raise ConnectionRefusedError("nobody listens")
+        ours, theirs = trio.testing.memory_stream_pair()
+        self._send.send_nowait(theirs)
+        return ours
+
+    async def next(self) -> FakeConnection:
+        """The next connection, whose upgrade was read and not answered."""
+        conn = FakeConnection(await self._receive.receive())
+        request = await conn.next_event()
+        assert isinstance(request, Request)
+        conn.request = request
+        return conn
+
+    async def accept(self, **welcome: Any) -> FakeConnection:
+        """The next connection, upgraded and welcomed."""
+        conn = await self.next()
+        await conn.accept()
+        await conn.welcome(**welcome)
+        return conn
+
+
+class FakeConnection:
+    """One connection, seen from the server."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.request: Request | None = None
+        """What the client asked for."""
+        self.answer_pings = True
+        self._ws = WSConnection(ConnectionType.SERVER)
+        self._events: list[Event] = []
+
+    async def accept(self, subprotocol: str | None = JSON) -> None:
+        """Answer the upgrade with 101."""
+        await self.write(AcceptConnection(subprotocol=subprotocol))
+
+    async def reject(self, status: int, *headers: tuple[bytes, bytes]) -> None:
+        """Answer it with another status, and close."""
+        await self.write(RejectConnection(status_code=status, headers=list(headers), has_body=False))
+        await self.stream.aclose()
+
+    async def welcome(self, **data: Any) -> None:
+        """``$welcome``."""
+        await self.send({"action": "$welcome", "data": {"connection": "c", **data}})
+
+    async def write(self, event: Event) -> None:
+        """Send one event."""
+        await self.stream.send_all(self._ws.send(event))
+
+    async def send(self, obj: object) -> None:
+        """Send one message."""
+        await self.write(TextMessage(data=json.dumps(obj)))
+
+    async def reply(self, to: dict[str, Any], data: object = None) -> None:
+        """Answer a request."""
+        await self.send({"id": to["id"], "data": data})
+
+    async def fail(self, to: dict[str, Any], code: str, *, temporary: bool = False) -> None:
+        """Answer it with an error."""
+        await self.send({"id": to["id"], "error": {"code": code, "message": "no", "temporary": temporary}})
+
+    async def next_event(self) -> Event:
+        """What comes next; pings are answered meanwhile."""
+        while True:
+            while not self._events:
+                data = await self.stream.receive_some()
+                self._ws.receive_data(bytes(data) or None)
+                self._events = list(self._ws.events())
+            event = self._events.pop(0)
+            if not isinstance(event, Ping):
+                return event
+            if self.answer_pings:
+                await self.write(event.response())
+
+    async def receive(self) -> dict[str, Any]:
+        """The next message."""
+        event = await self.next_event()
+        assert isinstance(event, TextMessage), event
+        found = json.loads(event.data)
+        assert isinstance(found, dict)
+        return found
+
+    async def expect(self, action: str, data: object = ...) -> dict[str, Any]:
+        """The next message, which has this action, and these data unless left out."""
+        message = await self.receive()
+        assert message["action"] == action
+        if data is not ...:
+            assert message.get("data") == data
+        return message
+
+    async def expect_close(self) -> int:
+        """The code of the close frame that comes next, which is answered if it is the first."""
+        event = await self.next_event()
+        assert isinstance(event, CloseConnection), event
+        if self._ws.state.name == "REMOTE_CLOSING":
+            await self.write(event.response())
+        return int(event.code)
+
+    async def close(self, code: int, reason: str = "") -> None:
+        """Close politely, and wait for the answer."""
+        await self.write(CloseConnection(code=code, reason=reason))
+        await self.expect_close()
+        await self.stream.aclose()
+
+    async def cut(self) -> None:
+        """End without a word."""
+        await trio.aclose_forcefully(self.stream)
