@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
+import outcome
 import trio
 import trio.testing
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, RejectConnection, Request, TextMessage
+
+from trio_rooms.client import ClientRoom, RoomsClient, open_rooms
 
 JSON = "trio-rooms.v1.json"
 
@@ -136,3 +142,50 @@ class FakeConnection:
     async def cut(self) -> None:
         """End without a word."""
         await trio.aclose_forcefully(self.stream)
+
+
+class Started:
+    """A call that runs beside the test: ``await Started(nursery, client.request, "echo").result()``."""
+
+    def __init__(self, nursery: trio.Nursery, function: Callable[..., Awaitable[Any]], *args: Any, **options: Any):
+        self.scope = trio.CancelScope()
+        self._outcome: outcome.Outcome[Any] | None = None
+        self._done = trio.Event()
+        nursery.start_soon(self._run, partial(function, *args, **options))
+
+    async def _run(self, call: Callable[[], Awaitable[Any]]) -> None:
+        with self.scope:
+            try:
+                self._outcome = outcome.Value(await call())
+            except Exception as exc:
+                self._outcome = outcome.Error(exc)
+        self._done.set()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has returned, raised or been cancelled."""
+        return self._done.is_set()
+
+    async def result(self) -> Any:
+        """What it returned; raises what it raised."""
+        await self._done.wait()
+        assert self._outcome is not None, "it was cancelled"
+        return self._outcome.unwrap()
+
+
+@asynccontextmanager
+async def connected(**options: Any) -> AsyncIterator[tuple[RoomsClient, FakeServer, FakeConnection, trio.Nursery]]:
+    """A client that a server has welcomed, and a nursery for what is to run beside the test."""
+    server = FakeServer()
+    async with open_rooms("ws://test/ws", connect=server.connect, **options) as client, trio.open_nursery() as nursery:
+        yield client, server, await server.accept(), nursery
+        nursery.cancel_scope.cancel()
+
+
+async def join(client: RoomsClient, conn: FakeConnection, nursery: trio.Nursery, **reply: Any) -> ClientRoom:
+    """The client joins "a", and the server answers so."""
+    asked = Started(nursery, client.join, "a")
+    await conn.reply(await conn.expect("$join", {"room": "a"}), {"room": "a", **reply})
+    room = await asked.result()
+    assert isinstance(room, ClientRoom)
+    return room

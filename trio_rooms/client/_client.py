@@ -67,6 +67,8 @@ class RoomsClient:
         self._advice: float | None = None
         self._end: ClientEnded | None = None
         self._changed = trio.Event()
+        # Whoever cancels the block must not tear the connection: it ends with `_close`, and has its time to do so.
+        self._scope = trio.CancelScope(shield=True)
 
     def __repr__(self) -> str:
         return f"<RoomsClient {self._dialer.url} {self.state}>"
@@ -232,13 +234,14 @@ class RoomsClient:
 
     async def _run(self) -> None:
         """One connection after the other, until one ends for good."""
-        while self._end is None:
-            self._tell("connecting")
-            advice = await self._live_once()
-            if self._end is None:
-                self._counts.failures += 1
-                self._tell("waiting")
-                await trio.sleep(self._backoff.delay() if advice is None else bounded(advice))
+        with self._scope:
+            while self._end is None:
+                self._tell("connecting")
+                advice = await self._live_once()
+                if self._end is None:
+                    self._counts.failures += 1
+                    self._tell("waiting")
+                    await trio.sleep(self._backoff.delay() if advice is None else bounded(advice))
 
     async def _live_once(self) -> float | None:
         """Connect, and live until the end; the seconds after which the server wants the client back, if it said."""
@@ -302,11 +305,13 @@ class RoomsClient:
             self._tell("ended")
 
     async def _close(self) -> None:
-        """The block is left: say so to the server."""
+        """The block is left: say so to the server, and leave nothing behind. Takes ``close_timeout`` at most."""
         self._finish(ClientEnded(1000, "the block was left"))
-        if self._link is not None:
-            self._link.close(1000)
-            await self._link.ended.wait()
+        with trio.move_on_after(self._settings.close_timeout, shield=True):
+            if self._link is not None:
+                self._link.close(1000)
+                await self._link.ended.wait()
+        self._scope.cancel()
 
     def _raise_if_ended(self) -> None:
         if self._end is not None:

@@ -58,6 +58,5 @@ async def open_rooms(
         try:
             yield client
         finally:
-            with trio.move_on_after(settings.close_timeout, shield=True):
-                await client._close()
+            await client._close()
             nursery.cancel_scope.cancel()

@@ -1,10 +1,10 @@
 """One room as its member sees it.
 
-Theory of operation. A room is *away* (no membership, and nothing asked), *asked* (a join is under way), *in*, or *over*.
-The protocol puts every event of a membership behind the reply that begins it, so what comes while the room is not *in*
-is of an earlier membership, or of one that was given up, and is dropped; except that a room that is joined by a handler
-of the server's is open from the question on. ``_arrived`` is the position up to which everything is in the inbox or was
-taken: it is what a join asks to go on from, and what duplicates are told by.
+Theory of operation. A room is *away* (no membership, and nothing asked), *asked* (a join is under way), *in*, or
+*over*. The protocol puts every event of a membership behind the reply that begins it, so what comes while the room is
+not *in* is of an earlier membership, or of one that was given up, and is dropped; except that a room that is joined by
+a handler of the server's is open from the question on. ``_arrived`` is the position up to which everything is in the
+inbox or was taken: it is what a join asks to go on from, and what duplicates are told by.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class ClientRoom:
     def _finish(self, end: Exception | None = None) -> None:
         """No member any more, for good; None: it has left."""
         self._state = "over"
-        self._inbox.finish(_Left() if end is None else end)
+        self._inbox.finish(_Left(1000, "the room was left") if end is None else end)
         self._settled.set()
 
     async def _wait_joined(self) -> None:
@@ -215,9 +215,6 @@ class ClientRoom:
 
 class _Left(ClientEnded):
     """The client has left the room."""
-
-    def __init__(self) -> None:
-        super().__init__(1000, "the room was left")
 
 
 def position_in(found: dict[str, Any]) -> Position | None:
