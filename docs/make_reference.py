@@ -49,6 +49,12 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "Items",
         "ClientConfig",
         "ClientStatistics",
+        "ClientError",
+        "RequestFailed",
+        "NotConfirmed",
+        "RoomEnded",
+        "ClientEnded",
+        "StreamOverflow",
     ),
     "trio_rooms.middleware": (),
     "trio_rooms.testing": (

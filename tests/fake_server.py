@@ -63,7 +63,6 @@ class FakeConnection:
         self.stream = stream
         self.request: Request | None = None
         """What the client asked for."""
-        self.answer_pings = True
         self._ws = WSConnection(ConnectionType.SERVER)
         self._events: list[Event] = []
 
@@ -98,16 +97,16 @@ class FakeConnection:
 
     async def next_event(self) -> Event:
         """What comes next; pings are answered meanwhile."""
-        while True:
-            while not self._events:
-                data = await self.stream.receive_some()
-                self._ws.receive_data(bytes(data) or None)
-                self._events = list(self._ws.events())
-            event = self._events.pop(0)
-            if not isinstance(event, Ping):
-                return event
-            if self.answer_pings:
-                await self.write(event.response())
+        await trio.lowlevel.checkpoint()
+        while not self._events:
+            data = await self.stream.receive_some()
+            self._ws.receive_data(bytes(data) or None)
+            for event in self._ws.events():
+                if isinstance(event, Ping):
+                    await self.write(event.response())
+                else:
+                    self._events.append(event)
+        return self._events.pop(0)
 
     async def receive(self) -> dict[str, Any]:
         """The next message."""

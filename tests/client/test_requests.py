@@ -306,7 +306,9 @@ async def test_the_queue_is_bounded(autojump_clock: MockClock) -> None:
             await wait_all_tasks_blocked()
         assert [one.done for one in sent] == [True, True, True, False, False]  # one with the writer, two in the queue
         gates[0]._open.set()
-        assert [(await conn.expect("x"))["data"] for _ in range(5)] == [0, 1, 2, 3, 4]
+        arrived = [(await conn.expect("x"))["data"] for _ in range(5)]
+        assert arrived[:3] == [0, 1, 2]
+        assert sorted(arrived) == [0, 1, 2, 3, 4]  # those that wait get their places in no certain order
         # A server that asks and does not read is given up.
         gates[0].close_gate()
         await client.send("x")

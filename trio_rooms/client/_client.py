@@ -305,13 +305,11 @@ class RoomsClient:
             self._tell("ended")
 
     async def _close(self) -> None:
-        """The block is left: say so to the server, and leave nothing behind. Takes ``close_timeout`` at most."""
+        """The block is left: say so to the server. The time is the caller's to bound."""
         self._finish(ClientEnded(1000, "the block was left"))
-        with trio.move_on_after(self._settings.close_timeout, shield=True):
-            if self._link is not None:
-                self._link.close(1000)
-                await self._link.ended.wait()
-        self._scope.cancel()
+        if self._link is not None:
+            self._link.close(1000)
+            await self._link.ended.wait()
 
     def _raise_if_ended(self) -> None:
         if self._end is not None:

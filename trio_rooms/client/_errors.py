@@ -51,8 +51,9 @@ class RoomEnded(ClientError):
 class ClientEnded(ClientError):
     """The client has no connection and makes no other.
 
-    ``code`` is the close code that forbids to come back, or 1000 when the block was left; ``status`` the HTTP status
-    if the upgrade was refused for good. Then ``code`` is 1006.
+    ``code`` is the close code that forbids to come back, or 1000 when the block was left, and ``reason`` its text.
+    ``status`` is the HTTP status if the upgrade was refused for good; then ``code`` is 1006, and ``reason`` the code in
+    the body of the refusal, if there was one.
     """
 
     def __init__(self, code: int, reason: str = "", *, status: int | None = None) -> None:

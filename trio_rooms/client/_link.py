@@ -175,25 +175,22 @@ class Link:
             self._space.set()
 
     async def _write(self) -> None:
-        while True:
-            data, last = self._batch()
-            if data:
-                with trio.move_on_after(self._settings.write_timeout) as scope:
-                    try:
-                        await self._stream.send_all(data)
-                    except (trio.BrokenResourceError, trio.ClosedResourceError):
-                        await self._broken()
-                        return
-                if scope.cancelled_caught:
-                    self.abort("a write took too long")
-                    return
-            if last:
-                self._close_written.set()
-                return
-            if not data:
+        last = False
+        while not last:
+            while not self._due():
                 self._work = trio.Event()
-                if not self._due():
-                    await self._work.wait()
+                await self._work.wait()
+            data, last = self._batch()
+            with trio.move_on_after(self._settings.write_timeout) as scope:
+                try:
+                    await self._stream.send_all(data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._broken()
+                    return
+            if scope.cancelled_caught:
+                self.abort("a write took too long")
+                return
+        self._close_written.set()
 
     async def _broken(self) -> None:
         """Nothing can be sent any more. What the server sent before is still read, and may say why; for a while."""
@@ -202,7 +199,8 @@ class Link:
         self.abort("the connection was lost")
 
     def _due(self) -> bool:
-        return bool(self._queue or self._ping_due or self._ws.pong is not None or self._close is not None)
+        data = self._queue and self.end is None
+        return bool(data or self._ping_due or self._ws.pong is not None or self._close is not None)
 
     def _batch(self) -> tuple[bytes, bool]:
         """The next bytes to write, and whether they are the last."""

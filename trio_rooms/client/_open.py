@@ -58,5 +58,7 @@ async def open_rooms(
         try:
             yield client
         finally:
-            await client._close()
+            with trio.move_on_after(settings.close_timeout, shield=True):
+                await client._close()
+            client._scope.cancel()
             nursery.cancel_scope.cancel()
