@@ -3,8 +3,8 @@
 A name without an entry, and an entry without something of that name, is an error, so whoever adds an option, a hook, a
 setting or a limit adds a line here:
 
-- a field of Config, Limits, RoomOptions or ClientConfig: its name under ``_fields`` (edit ``Unread``: where ``config``, ``limits`` or
-  ``options`` are read, the default is read instead);
+- a field of Config, Limits, RoomOptions or ClientConfig: its name under ``_fields`` (edit ``Unread``: where ``config``,
+  ``limits``, ``options`` or ``settings`` are read, the default is read instead);
 - a parameter with a default: its name under ``_parameters`` (edit ``Ignored``: the default replaces what was given);
 - something to register: a line with ``Unregistered``, and what the method returns, if anything;
 - an option of the command: a line with ``Unparsed``;
