@@ -143,7 +143,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "_messages": FOUNDATION,
     "brokers": FOUNDATION | {"_rooms"},
     "middleware": FOUNDATION,
-    "client": FOUNDATION | {"brokers"},
+    "client": FOUNDATION | {"_rooms"},
 }
 
 #: Areas that prove that the public surface suffices.

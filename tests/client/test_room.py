@@ -7,8 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from fake_server import Started, connected, join
-from trio_rooms import UsageError
-from trio_rooms.brokers import Position
+from trio_rooms import Position, UsageError
 from trio_rooms.client import ClientConfig, ClientEnded, Event, Gap, NotConfirmed, RequestFailed, RoomEnded
 
 

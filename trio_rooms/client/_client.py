@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import trio
 from msgspec import UNSET
 
-from ..brokers import Position
+from .._rooms.history import Position
 from ._backoff import Backoff, bounded
 from ._config import ClientConfig
 from ._connect import Dialer

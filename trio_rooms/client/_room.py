@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import trio
 from msgspec import UNSET
 
-from ..brokers import Position
+from .._rooms.history import Position
 from ._errors import ClientEnded, RequestFailed, ServerViolation
 from ._inbox import Inbox, again
 from ._presence import Presence

@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from .._errors import UsageError
-from ..brokers import Position
+from .._rooms.history import Position
 from ._backoff import Backoff
 from ._config import ClientConfig
 from ._errors import RequestFailed, RoomEnded, ServerViolation

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import attrs
 
-from ..brokers import Position
+from .._rooms.history import Position
 
 
 @attrs.frozen
