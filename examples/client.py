@@ -15,6 +15,7 @@ anew: the bot is there again. Ctrl-C and SIGTERM stop either.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 from typing import Any
 
@@ -59,10 +60,8 @@ async def run_bot(url: str, *, task_status: trio.TaskStatus[None] = trio.TASK_ST
 
 
 async def answer(client: RoomsClient, text: str) -> None:
-    try:
+    with contextlib.suppress(NotConfirmed):  # said or not: the connection was lost before the server could tell
         await client.request("say", text)
-    except NotConfirmed:
-        pass  # said or not: the connection was lost before the server could tell
 
 
 async def serve(port: int) -> None:

@@ -115,6 +115,18 @@ async def test_backoff(autojump_clock: MockClock) -> None:
     assert len(set(waits)) == len(waits)
 
 
+async def test_backoff_base(autojump_clock: MockClock) -> None:
+    """After a connection that lasted, the wait is a random share of ``backoff_base``."""
+    with _chance.seeded(1):
+        async with connected(config=ClientConfig(backoff_base=10, backoff_most=10)) as (_, server, conn, _):
+            for _ in range(20):
+                await trio.sleep(15)
+                await conn.cut()
+                conn = await server.accept()
+    waits = [later - earlier - 15 for earlier, later in zip(server.attempts, server.attempts[1:], strict=False)]
+    assert 5 < max(waits) <= 10
+
+
 async def test_a_seed_repeats_the_waits(autojump_clock: MockClock) -> None:
     """All of the chance is the library's."""
     seen = []

@@ -53,13 +53,15 @@ async def test_history_of_a_join(autojump_clock: MockClock) -> None:
         assert await room.receive() == Event("a", 7, at(7))
         assert room.position == at(9)
 
-        asked = Started(nursery, client.join, "b", since=at(3))
-        question = await conn.expect("$join")
-        await conn.reply(question, {"room": "b", "epoch": "f", "offset": 1, "recovered": False})
-        room = await asked.result()
-        assert room.recovered is False
-        assert await room.receive() == Gap("b", "not recovered")
-        assert room.position == at(1, "f")
+        async def answer() -> None:
+            question = await conn.expect("$join", {"room": "b", "since": {"epoch": "e", "offset": 3}})
+            await conn.reply(question, {"room": "b", "epoch": "f", "offset": 1, "recovered": False})
+
+        nursery.start_soon(answer)
+        async with client.room("b", since=at(3)) as room:
+            assert room.recovered is False
+            assert await room.receive() == Gap("b", "not recovered")
+            assert room.position == at(1, "f")
 
 
 async def test_recovered(autojump_clock: MockClock) -> None:
