@@ -63,12 +63,16 @@ class FakeConnection:
         self.stream = stream
         self.request: Request | None = None
         """What the client asked for."""
+        self.session: Any = None
+        """The data of the client's ``$session``."""
         self._ws = WSConnection(ConnectionType.SERVER)
         self._events: list[Event] = []
 
     async def accept(self, subprotocol: str | None = JSON) -> None:
-        """Answer the upgrade with 101."""
+        """Answer the upgrade with 101, and read what the client says first, which is in ``session``."""
         await self.write(AcceptConnection(subprotocol=subprotocol))
+        if subprotocol is not None:
+            self.session = (await self.expect("$session"))["data"]
 
     async def reject(self, status: int, *headers: tuple[bytes, bytes]) -> None:
         """Answer it with another status, and close."""

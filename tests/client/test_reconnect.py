@@ -206,16 +206,16 @@ async def test_write_timeout(autojump_clock: MockClock) -> None:
 
 
 class Stuck(trio.abc.SendStream):
-    """Takes the upgrade and nothing more."""
+    """Takes the upgrade and the first message, and nothing more."""
 
     def __init__(self, stream: trio.abc.SendStream) -> None:
         self._stream = stream
-        self._upgraded = False
+        self._takes = 2
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self._upgraded:
+        if not self._takes:
             await trio.sleep_forever()
-        self._upgraded = True
+        self._takes -= 1
         await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:

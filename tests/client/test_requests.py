@@ -379,6 +379,31 @@ async def test_handlers_are_bounded(autojump_clock: MockClock) -> None:
         assert client.statistics().dropped == 1
 
 
+async def test_handlers_are_cancelled(autojump_clock: MockClock) -> None:
+    """When the server does not wait any more, and when the connection that asked is lost; those of messages go on."""
+    ended = []
+
+    async def hang(data: Any) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(data)
+
+    async with connected(handlers={"hang": hang}) as (_, server, conn, _):
+        for ident in ("$1", "$2"):
+            await conn.send({"action": "hang", "id": ident, "data": ident})
+        await conn.send({"action": "hang", "data": "message"})
+        for ident in ("$1", "$7", []):
+            await conn.send({"action": "$cancel", "data": {"id": ident}})
+        await wait_all_tasks_blocked()
+        assert ended == ["$1"]
+        await conn.cut()
+        conn = await server.accept()
+        assert ended == ["$1", "$2"]
+        await conn.send({"action": "hang", "id": [], "data": 1})
+        assert await conn.expect_close() == 1002
+
+
 async def test_a_handler_may_ask(autojump_clock: MockClock) -> None:
     """Its answer may depend on the server's."""
     async with connected() as (client, _, conn, _):

@@ -353,6 +353,7 @@ async def test_publish(autojump_clock: MockClock) -> None:
 async def test_session(autojump_clock: MockClock) -> None:
     """Token and positions are the first message of the next connection; what is not restored is asked for."""
     async with connected() as (client, server, conn, nursery):
+        assert conn.session == {}
         await conn.welcome(session="t1", restored=False)
         a = await join(client, conn, nursery, epoch="e", offset=3)
         asked = Started(nursery, client.join, "b")
@@ -361,8 +362,7 @@ async def test_session(autojump_clock: MockClock) -> None:
         await conn.cut()
         conn = await server.next()
         await conn.accept()
-        session = {"session": "t1", "positions": {"a": {"epoch": "e", "offset": 3}}}
-        await conn.expect("$session", session)
+        assert conn.session == {"session": "t1", "positions": {"a": {"epoch": "e", "offset": 3}}}
         publications = [{"offset": 4, "data": 4}]
         reply = {"room": "a", "epoch": "e", "offset": 4, "recovered": True, "publications": publications}
         await conn.welcome(session="t2", restored=True, rooms={"a": reply, "c": {"room": "c"}})
@@ -374,7 +374,7 @@ async def test_session(autojump_clock: MockClock) -> None:
         await conn.cut()
         conn = await server.next()
         await conn.accept()
-        assert (await conn.expect("$session"))["data"]["session"] == "t2"
+        assert conn.session["session"] == "t2"
         await conn.welcome(session="t3", restored=False)
         assert (await conn.expect("$join"))["data"]["since"] == {"epoch": "e", "offset": 4}
         await conn.expect("$join", {"room": "b"})
@@ -389,7 +389,7 @@ async def test_session_without_a_room(autojump_clock: MockClock) -> None:
         await conn.cut()
         conn = await server.next()
         await conn.accept()
-        await conn.expect("$session", {"session": "t1", "positions": {}})
+        assert conn.session == {"session": "t1", "positions": {}}
         error = {"code": "DENIED", "message": "", "temporary": False}
         await conn.welcome(session="t2", restored=True, rooms={"a": {"error": error}})
         with pytest.raises(RoomEnded, match="DENIED"):
@@ -424,6 +424,8 @@ async def test_presence(autojump_clock: MockClock) -> None:
         assert len(room.presence) == 0
         await tell(users={"eve": [{"id": "4"}]})
         assert "eve" in room.presence
+        room.leave()
+        assert dict(room.presence) == {}
 
 
 @pytest.mark.parametrize("data", [None, {"users": []}, {"joins": {"a": 1}}, {"leaves": {"a": [{}]}}])

@@ -215,7 +215,8 @@ class RoomsClient:
         """``@client.on(action)``: the function, async or not, is called with the data of what comes under an action.
 
         What it returns answers a request of the server; an ``ActionError`` is told to it, any other exception is
-        logged and told as ``INTERNAL``. It runs in a task of its own, so it may ask the server itself.
+        logged and told as ``INTERNAL``. It runs in a task of its own, so it may ask the server itself. It is cancelled
+        when the server does not wait for its answer any more, or the connection that asked is lost.
         """
 
         def register(handler: H) -> H:
@@ -277,6 +278,8 @@ class RoomsClient:
         self._link = link
         self._rooms.link_up(link)
         if self._session is None:
+            # A server with sessions waits for the first message, to see whether it is this one.
+            link.send_now({"action": "$session", "data": {}})
             self._rooms.ask_all()
         else:
             session = {"session": self._session, "positions": self._rooms.positions()}
@@ -287,6 +290,7 @@ class RoomsClient:
         self._link = None
         self.connection_id = None
         self._requests.lose()
+        self._handlers.cancel_all()
         self._rooms.link_down()
 
     async def _wait_link(self) -> Link:
@@ -362,6 +366,8 @@ class RoomsClient:
             self._rooms.closed(data)
         elif action == "$presence":
             self._rooms.presence(message)
+        elif action == "$cancel" and isinstance(data, dict):
+            self._handlers.cancel(data.get("id"))
 
     def _keep(self, found: Direct | Event, size: int) -> None:
         if not self._inbox.put(found, size):

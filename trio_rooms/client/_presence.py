@@ -15,8 +15,9 @@ Entry = Mapping[str, Any]
 class Presence(Mapping[str, tuple[Entry, ...]]):
     """The users of a room, each with one entry for each of its connections (tabs).
 
-    A mapping that changes by itself whenever a change has come from the server: empty before the first, and as it was
-    while the connection is lost. An entry has ``"id"``, which stands for its connection, and what the program added.
+    A mapping that changes by itself whenever a change has come from the server: empty before the first and after the
+    end, and as it was while the connection is lost. An entry has ``"id"``, which stands for one membership of one
+    connection, and what the program added.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,10 @@ class Presence(Mapping[str, tuple[Entry, ...]]):
                 self._set(user, (*_without(self._users.get(user, ()), entries), *entries))
         self._changed.set()
         self._changed = trio.Event()
+
+    def _clear(self) -> None:
+        """The membership is over, and nothing is known any more."""
+        self._take({"users": {}})
 
     def _set(self, user: str, entries: tuple[Entry, ...]) -> None:
         if entries:

@@ -159,9 +159,14 @@ class ClientRoom:
         self._arrived = None
         self._inbox.force(Gap(self.name, reason))
 
+    @property
+    def _hears(self) -> bool:
+        """Whether what comes is of this membership."""
+        return self._state == "in" or (self._state == "asked" and self._action != "$join")
+
     def _publication(self, message: dict[str, Any], size: int) -> None:
         """An event of the room, or the marker of one that is not for this client."""
-        if self._state == "in" or (self._state == "asked" and self._action != "$join"):
+        if self._hears:
             self._take(message, self._arrived.epoch if self._arrived else "", size)
 
     def _take(self, message: object, epoch: str, size: int, *, force: bool = False) -> None:
@@ -201,6 +206,7 @@ class ClientRoom:
     def _finish(self, end: Exception | None = None) -> None:
         """No member any more, for good; None: it has left."""
         self._state = "over"
+        self.presence._clear()
         self._inbox.finish(_Left(1000, "the room was left") if end is None else end)
         self._settled.set()
 

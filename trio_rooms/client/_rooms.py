@@ -143,7 +143,7 @@ class Rooms:
     def presence(self, message: dict[str, Any]) -> None:
         """The state of a room's presence, or a difference."""
         room = self._rooms.get(message.get("room", ""))
-        if room is not None and room._state == "in":
+        if room is not None and room._hears:
             room.presence._take(message.get("data"))
 
     def closed(self, data: object) -> None:
