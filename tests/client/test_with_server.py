@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from certificates import certificates
-from trio_rooms import Config, Connection, Manager, Refuse, serve_rooms
+from trio_rooms import ActionError, Config, Connection, Manager, Refuse, serve_rooms
 from trio_rooms.client import ClientConfig, ClientEnded, Event, Gap, RequestFailed, RoomsClient, open_rooms
 from trio_rooms.testing import FaultyStream, serve_in_memory
 
@@ -91,6 +91,49 @@ async def test_bytes(autojump_clock: MockClock) -> None:
             async with open_rooms(URL, format=form, connect=partial(dial, memory)) as client:
                 message = await client.receive()
                 assert (message.action, message.data) == (None, b"\x00\xff")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+async def test_requests_of_the_server(autojump_clock: MockClock, form: Format) -> None:
+    """The server asks, the client answers; what the server does not wait for any more is cancelled."""
+    manager, ended = make_manager(), []
+
+    @manager.on("ask me")
+    async def ask(conn: Connection, action: str) -> Any:
+        return await conn.request(action, 4)
+
+    @manager.on("hang up")
+    async def hang_up(conn: Connection) -> None:
+        with trio.move_on_after(1):
+            await conn.request("hang")
+
+    async with (
+        serve_in_memory(manager) as memory,
+        open_rooms(URL, format=form, connect=partial(dial, memory)) as client,
+    ):
+
+        @client.on("double")
+        def double(data: int) -> int:
+            return 2 * data
+
+        @client.on("refuse")
+        def refuse(data: Any) -> None:
+            raise ActionError("NEVER", "not me")
+
+        @client.on("hang")
+        async def hang(data: Any) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended.append(data)
+
+        assert await client.request("ask me", "double") == 8
+        for action in ("refuse", "unknown"):
+            with pytest.raises(RequestFailed):
+                await client.request("ask me", action)
+        await client.request("hang up")
+        await wait_all_tasks_blocked()
+        assert ended == [None]
 
 
 class Cutter:
