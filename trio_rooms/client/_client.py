@@ -50,7 +50,7 @@ class RoomsClient:
         for the time of the next attempt; "ended", for good."""
         self.connection_id: str | None = None
         """The id that the server gave the connection; None while there is none."""
-        self.restored = False
+        self.restored: bool = False
         """Whether the server gave the connection the session of the one before."""
         self.trouble: Exception | Closed | None = None
         """Why the last attempt failed, or how the last connection ended; for people."""

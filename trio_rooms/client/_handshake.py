@@ -16,6 +16,7 @@ from ._errors import Refused, ServerViolation
 
 _MOST_HEAD: Final = 16 * 1024
 _MOST_BODY: Final = 16 * 1024
+_READ: Final = 4 * 1024
 
 
 async def upgrade(
@@ -34,14 +35,15 @@ async def upgrade(
     with contextlib.suppress(trio.BrokenResourceError):
         await stream.send_all(request)
     head, rest = await _receive_head(stream)
-    answer, *more = _feed(ws, head)
+    events = _feed(ws, head)
+    answer = events[0] if events else None
     if isinstance(answer, AcceptConnection):
         if answer.subprotocol != subprotocol:
             raise ServerViolation(f"the server does not speak {subprotocol}")
         return rest
     if not isinstance(answer, RejectConnection):
         raise ServerViolation("the answer to the upgrade is none")
-    body = await _receive_body(stream, ws, [*more, *_feed(ws, rest)]) if answer.has_body else b""
+    body = await _receive_body(stream, ws, [*events[1:], *_feed(ws, rest)]) if answer.has_body else b""
     raise Refused(answer.status_code, _code(body), _retry_after(answer))
 
 
@@ -73,7 +75,7 @@ async def _receive_body(stream: trio.abc.Stream, ws: WSConnection, events: list[
 
 async def _receive(stream: trio.abc.Stream) -> bytes:
     try:
-        return bytes(await stream.receive_some())
+        return bytes(await stream.receive_some(_READ))
     except trio.BrokenResourceError:
         return b""
 

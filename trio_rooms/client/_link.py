@@ -58,7 +58,7 @@ class Link:
         self._scope = trio.CancelScope()
         self.end: Closed | None = None
         """How it ended; None while it lives."""
-        self.ended = trio.Event()
+        self.ended: trio.Event = trio.Event()
 
     # Sending
 

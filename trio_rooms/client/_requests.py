@@ -69,9 +69,9 @@ class Reply:
         self._done = trio.Event()
         self._data: Any = None
         self._error: Exception | None = None
-        self.lost = False
+        self.lost: bool = False
         """Whether the connection was lost first."""
-        self.streamed = False
+        self.streamed: bool = False
         """Whether the answer turned out to be a streamed one."""
 
     @property
@@ -111,8 +111,8 @@ class StreamReply:
     """Waits for the items of a streamed reply, which are kept until somebody takes them."""
 
     def __init__(self, settings: ClientConfig) -> None:
-        self.inbox = Inbox[Any](settings.buffer_messages, settings.buffer_bytes)
-        self.open = True
+        self.inbox: Inbox[Any] = Inbox(settings.buffer_messages, settings.buffer_bytes)
+        self.open: bool = True
         """Whether the server may still send items."""
 
     def take(self, message: dict[str, Any], size: int) -> bool:

@@ -41,7 +41,7 @@ class ClientRoom:
         self.recovered: bool | None = None
         """Of the last join: True, everything since the position has come; False, it has not, and a :class:`Gap` says
         so; None if there was no position to go on from."""
-        self.presence = Presence()
+        self.presence: Presence = Presence()
         """Who is in the room, if the room has presence."""
         self._rooms = rooms
         self._action = action
