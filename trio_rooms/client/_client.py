@@ -277,13 +277,13 @@ class RoomsClient:
         """The handshake is done. What is asked for goes out at once, and need not wait for the welcome."""
         self._link = link
         self._rooms.link_up(link)
-        if self._session is None:
-            # A server with sessions waits for the first message, to see whether it is this one.
-            link.send_now({"action": "$session", "data": {}})
+        # A server with sessions waits for the first message, to see whether it is this one. What it has to say is in
+        # its welcome; the reply is asked for because a server without any may answer with an error.
+        known = self._session is not None
+        session = {"session": self._session, "positions": self._rooms.positions()} if known else {}
+        link.send_now({"action": "$session", "data": session, "id": self._requests.add(Reply())})
+        if not known:
             self._rooms.ask_all()
-        else:
-            session = {"session": self._session, "positions": self._rooms.positions()}
-            link.send_now({"action": "$session", "data": session})
         self._wake()
 
     def _lose(self) -> None:
