@@ -1,0 +1,3 @@
+from ._record import Record
+def check(record, settings):
+    return []

@@ -1,0 +1,103 @@
+"""The world of a run: who is in it, and how narrow it is.
+
+Theory of operation. What goes wrong at a bound goes wrong there only, and with the defaults a run would never get to
+one. So the seed draws limits that are absurdly small for some runs: an outbox of one message, one concurrent handler.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import attrs
+
+from trio_rooms import Config, Limits
+
+from ._network import Carrier
+
+
+@attrs.frozen
+class Settings:
+    """Drawn for each seed."""
+
+    clients: int
+    formats: tuple[str, ...]
+    """The subprotocol of each client."""
+    loyal: tuple[bool, ...]
+    """Which of the clients join their rooms again by themselves when they connect."""
+    rooms: tuple[str, ...]
+    length: float
+    """Virtual seconds until the last step."""
+    large: int
+    """Bytes of a large payload."""
+    carrier: Carrier
+    config: Config
+    lag: float | None
+    """Seconds that the broker takes; None for the one that takes none."""
+    confirm: str
+    """When the broker confirms: "before", "with" or "after" the delivery."""
+    broker_bound: int
+    capacity: int | None
+    linger: float
+    room_hooks: bool
+    """Whether the program has hooks for joins and leaves."""
+    opening_hooks: bool
+    """Whether it has hooks for the opening and the closing of rooms."""
+    slow_hooks: bool
+    """Whether hooks wait."""
+    middleware: bool
+    """Whether there is middleware, and an ``on_message`` hook."""
+
+
+#: What the rooms of our own program are called; the part in front of the dash decides their options.
+_ROOMS = ("close-a", "close-b", "newest-a", "oldest-a", "conflate-a", "conflate-b")
+
+
+def draw_settings(rng: random.Random, *, rooms: tuple[str, ...] | None) -> Settings:
+    """The settings that come next."""
+    clients = rng.choice([2, 2, 3, 3, 4, 6, 10])
+    return Settings(
+        clients=clients,
+        formats=tuple(rng.choice(["json", "json", "msgpack"]) for _ in range(clients)),
+        loyal=tuple(rng.random() < 0.5 for _ in range(clients)),
+        rooms=rooms or tuple(sorted(rng.sample(_ROOMS, rng.choice([1, 2, 3, 4])))),
+        length=rng.choice([1.0, 3.0, 10.0]),
+        large=rng.choice([300, 1500]),
+        carrier=rng.choice(["memory", "memory", "sockets"]),
+        config=_draw_config(rng),
+        lag=rng.choice([None, None, 0.0, 0.1, 1.0]),
+        confirm=rng.choice(["before", "with", "after"]),
+        broker_bound=rng.choice([1, 2, 100]),
+        capacity=rng.choice([None, None, None, 2]),
+        linger=rng.choice([0.0, 0.0, 1.0]),
+        room_hooks=rng.random() < 0.7,
+        opening_hooks=rng.random() < 0.4,
+        slow_hooks=rng.random() < 0.3,
+        middleware=rng.random() < 0.3,
+    )
+
+
+def _draw_config(rng: random.Random) -> Config:
+    small = rng.random() < 0.7
+
+    def either(usual: Any, *narrow: Any) -> Any:
+        return rng.choice([usual, *narrow]) if small else usual
+
+    return Config(
+        ping_interval=either(20.0, 1.0, 5.0),
+        pong_timeout=either(20.0, 2.0, 5.0),
+        write_timeout=either(10.0, 1.0),
+        close_timeout=either(5.0, 1.0),
+        hook_timeout=either(5.0, 1.0),
+        shutdown_timeout=either(30.0, 2.0),
+        drain_rate=either(1000.0, 2.0),
+        write_buffer_size=either(65536, 1, 200),
+        read_buffer_size=either(65536, 7, 200),
+        limits=Limits(
+            outbox_messages=either(256, 1, 2, 3, 8),
+            outbox_bytes=either(1 << 20, 6000),
+            inbox_messages=either(16, 1, 2),
+            max_handlers=either(16, 1, 2),
+            max_rooms_per_connection=either(128, 1, 2),
+        ),
+    )
