@@ -7,7 +7,7 @@ see. It knows them by the manager's public names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 import trio
@@ -38,6 +38,15 @@ class Watch:
             for conn in () if room is None else room.members:
                 if conn.id not in publication.exclude:
                     found.setdefault(conn, name)
+        return found
+
+    def policies(self, rooms: Iterable[str | None]) -> dict[str, str]:
+        """What these rooms do at the bound."""
+        found = {}
+        for name in rooms:
+            room = None if self.manager is None or name is None else self.manager.get_room(name)
+            if room is not None:
+                found[room.name] = room.options.overflow
         return found
 
     def measure(self) -> None:
@@ -85,6 +94,7 @@ class WatchedBroker:
             members = self._watch.members(publication)
             recipients = {conn.id: room for conn, room in members.items()}
             closing = frozenset(conn.id for conn in members if conn.closed is not None)
+            policies = self._watch.policies(dict.fromkeys(members.values()))
             report = deliver(publication, position)
             self._record.add(
                 Delivered(
@@ -94,7 +104,7 @@ class WatchedBroker:
                     publication.exclude,
                     recipients,
                     closing,
-                    publication.overflow,
+                    policies,
                     report,
                     None if position is None else position.offset,
                     None if position is None else position.epoch,

@@ -1,3 +1,49 @@
+"""All that must hold of a run, whatever has happened in it; told from its record alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ._check_accounts import (
+    check_bounds,
+    check_end,
+    check_fifo,
+    check_reports,
+    check_statistics,
+    check_written,
+)
+from ._check_delivery import check_membership, check_oracle, check_views
+from ._check_ends import check_closes, check_liveness
+from ._check_hooks import check_connections, check_memberships, check_rooms
+from ._check_requests import check_replies
+from ._history import History
 from ._record import Record
-def check(record, settings):
-    return []
+from ._settings import Settings
+
+#: Each gives a line for whatever is wrong.
+CHECKS: Final[tuple[Callable[[History], Iterator[str]], ...]] = (
+    check_end,
+    check_views,
+    check_membership,
+    check_oracle,
+    check_replies,
+    check_connections,
+    check_memberships,
+    check_rooms,
+    check_reports,
+    check_fifo,
+    check_statistics,
+    check_written,
+    check_bounds,
+    check_closes,
+    check_liveness,
+)
+
+
+def check(record: Record, settings: Settings) -> Iterator[str]:
+    """What is wrong with a run, each line with the name of its check in front."""
+    history = History(record, settings)
+    for one in CHECKS:
+        for problem in one(history):
+            yield f"{one.__name__.removeprefix('check_')}: {problem}"

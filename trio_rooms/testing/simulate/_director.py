@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import msgspec
 import trio
 
 from trio_rooms import Connection, Manager
@@ -58,7 +59,8 @@ class Director:
         if step.kind == "publish":
             await self.publisher.publish(say)
         elif step.kind == "broadcast":
-            self.publisher.broadcast((say.room,), say)
+            for index in range(args["count"]):
+                self.publisher.broadcast((say.room,), msgspec.structs.replace(say, n=say.n + index))
         else:
             self.publisher.broadcast(tuple(args.get("rooms", ())), say)
 

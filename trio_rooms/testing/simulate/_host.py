@@ -57,18 +57,22 @@ class Host:
                 Served(self._hooks.serve, self._scope.cancelled_caught, server.statistics(), _problem(server))
             )
 
-    def accept(self, stream: trio.abc.Stream) -> bool:
-        """Have the server's end of a connection served; False if there is no server."""
-        if self._connections is None or self._scope.cancel_called or self._manager.server is None:
-            return False
+    def listening(self) -> bool:
+        """Whether there is a server."""
+        return self._connections is not None and not self._scope.cancel_called and self._manager.server is not None
+
+    def accept(self, stream: trio.abc.Stream) -> None:
+        """Have the server's end of a connection served."""
+        assert self._connections is not None
         self._connections.start_soon(self._handle, stream)
-        return True
 
     async def _handle(self, stream: trio.abc.Stream) -> None:
         try:
             await self._manager.handle_connection(stream)
-        except NotServing:  # it ended between the accept and this
-            await trio.aclose_forcefully(stream)
+        except NotServing:
+            pass  # it ended between the accept and this
+        finally:
+            await trio.aclose_forcefully(stream)  # also where the task was cancelled before it began
 
     def restart(self, seconds: float) -> None:
         """Shut down with a drain, and serve again ``seconds`` after that."""

@@ -65,9 +65,8 @@ class Wire:
     """The client's end."""
     slow: SlowStream
     """Around it, and what the client uses."""
-    server_end: trio.abc.Stream
     far: FaultyStream | None
-    """The same, if it can misbehave."""
+    """The server's end, if it can misbehave."""
     record: Record
     faulty: bool = False
     """Whether anything was done to it."""
@@ -126,25 +125,28 @@ class Network:
 
     carrier: Carrier
     record: Record
-    accept: Callable[[trio.abc.Stream], bool]
-    """Takes the server's end; False if nobody serves."""
+    listening: Callable[[], bool]
+    """Whether anybody serves."""
+    accept: Callable[[trio.abc.Stream], None]
+    """Takes the server's end."""
     wires: list[Wire] = attrs.field(factory=list)
 
     def open(self, link: int) -> Wire | None:
         """A new connection before its first byte; None if nobody listens."""
-        near: trio.abc.Stream
-        far: trio.abc.Stream
-        if self.carrier == "sockets":
-            near, far = _socket_streams()
-            near = FaultyStream(near)
-            wire = Wire(link, near, SlowStream(near), far, None, self.record)
-        else:
-            one, other = trio.testing.memory_stream_pair()
-            near, faulty_far = FaultyStream(one), FaultyStream(other)
-            wire = Wire(link, near, SlowStream(near), faulty_far, faulty_far, self.record)
-        if not self.accept(wire.server_end):
+        if not self.listening():
             return None
+        one: trio.abc.Stream
+        other: trio.abc.Stream
+        if self.carrier == "sockets":
+            one, other = _socket_streams()
+            far = None
+        else:
+            one, plain = trio.testing.memory_stream_pair()
+            other = far = FaultyStream(plain)
+        near = FaultyStream(one)
+        wire = Wire(link, near, SlowStream(near), far, self.record)
         self.wires.append(wire)
+        self.accept(other)
         return wire
 
     def heal(self) -> None:

@@ -122,7 +122,7 @@ def draw_plan(seed: int, *, speak: Speak | None = None, rooms: tuple[str, ...] |
         on.append("speak")
     if not on:
         on = ["join"]
-    number = rng.choice([5, 15, 30, 50])
+    number = rng.choice([5, 20, 40, 80])
     times = sorted(round(rng.random() * settings.length * 4) / 4 for _ in range(number))
     kinds = rng.choices(on, [weights[kind] for kind in on], k=number)
     joins = [Step(0.0, "join", client, {"room": rng.choice(settings.rooms)}) for client in range(settings.clients)]
@@ -149,11 +149,13 @@ def _draw_step(rng: random.Random, settings: Settings, n: int, at: float, kind: 
     if kind in ("join", "enter", "leave", "kick", "close_room", "room_task"):
         args = {"room": room}
     elif kind in ("say", "shout", "publish", "broadcast"):
-        args = {"room": room, "n": n, **_options(rng, settings)}
+        args = {"room": room, "n": 100 * n, **_options(rng, settings)}
+        if kind in ("shout", "broadcast"):
+            args["count"] = rng.choice([1, 1, 2, 6, 20])
     elif kind == "several":
-        args = {"rooms": rng.sample(settings.rooms, min(2, len(settings.rooms))), "n": n}
+        args = {"rooms": rng.sample(settings.rooms, min(2, len(settings.rooms))), "n": 100 * n}
     elif kind in ("everybody", "direct", "echo"):
-        args = {"n": n}
+        args = {"n": 100 * n}
     elif kind in ("sleep", "beside"):
         args = {"seconds": rng.choice([0, 0, 0.5, 3]), "timeout_ms": rng.choice([None, None, 250, 1000])}
     elif kind == "stream":

@@ -74,6 +74,10 @@ class Player:
                 await self.link.send(self._join(room))
         return self.link
 
+    def heal(self) -> None:
+        """Nothing happens to its next connection."""
+        self._for_next.clear()
+
     async def settle(self) -> tuple[Link, tuple[str, ...]] | None:
         """Come to rest: connected over something that works, and in the wanted rooms. Recorded either way."""
         if self.link is not None and (self.link.wire.faulty or not self.link.usable):
@@ -135,6 +139,9 @@ class Player:
     async def _say(self, link: Link, step: Step) -> None:
         if step.kind == "bad":
             await link.send_text(_BAD[step.args["which"]])
+        elif step.kind == "shout":
+            for index in range(step.args["count"]):
+                await link.send(self._message(attrs.evolve(step, args={**step.args, "n": step.args["n"] + index})))
         elif step.kind == "cancel":
             await link.send({"action": "$cancel", "data": {"id": self._last_id}})
         else:

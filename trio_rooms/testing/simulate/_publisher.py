@@ -22,6 +22,8 @@ class Say(msgspec.Struct):
     exclude: int | None = None
     """The link of a client that is not to get it."""
     key: str | None = None
+    count: int = 1
+    """How many of them, each with the next number; whoever publishes makes them."""
 
 
 @attrs.frozen(eq=False)

@@ -98,7 +98,8 @@ class Delivered:
     """By the id of the connection the room by which it is one: the members at that moment, less excluded."""
     closing: frozenset[str]
     """Those of the recipients that were ending already."""
-    overflow: str
+    policies: Mapping[str, str]
+    """What each of the rooms does at the bound."""
     report: Report
     offset: int | None = None
     epoch: str | None = None

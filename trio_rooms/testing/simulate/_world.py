@@ -54,7 +54,7 @@ class World:
         watch.manager = self._manager
         self._hooks.register(self._manager)
         self._host = Host(self._manager, record, self._hooks, path=self._path)
-        self._network = Network(settings.carrier, record, self._host.accept)
+        self._network = Network(settings.carrier, record, self._host.listening, self._host.accept)
         self._players: list[Player] = []
         self._links = 0
 
@@ -136,14 +136,17 @@ class World:
     async def _come_to_rest(self) -> None:
         """Heal, and see that everybody gets where it wants to be."""
         self._trouble.end()
-        for round_ in range(_ROUNDS):
+        for player in self._players:
+            player.heal()
+        for number in range(_ROUNDS):
             self._network.heal()
+            await trio.sleep(_PAUSE)  # what was on its way to fail has failed by then
             await self._host.serving.wait()
-            self._record.add(Healed(round_))
-            if await self._settle():
+            self._record.add(Healed(number))
+            if await self._settle(number):
                 return
 
-    async def _settle(self) -> bool:
+    async def _settle(self, number: int) -> bool:
         """One round; whether all clients have lasted it."""
         places: dict[str, list[Link]] = {}
         links = []
@@ -154,9 +157,10 @@ class World:
                 links.append(link)
                 for room in rooms:
                     places.setdefault(room, []).append(link)
-        for n, (room, members) in enumerate(places.items()):
+        for index, (room, members) in enumerate(places.items()):
+            n = -100 * number - index - 1
             await trio.sleep(_PAUSE)
-            self._record.add(Beacon(-1 - n, room, tuple(link.number for link in members)))
-            await self._publisher.publish(Say(room, -1 - n))
+            self._record.add(Beacon(n, room, tuple(link.number for link in members)))
+            await self._publisher.publish(Say(room, n))
         await trio.sleep(_PAUSE)
         return len(links) == len(self._players) and all(link.usable for link in links)
