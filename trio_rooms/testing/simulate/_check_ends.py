@@ -23,18 +23,16 @@ def check_closes(history: History) -> Iterator[str]:
 
 
 def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
-    if by == "peer":
-        return link.left or bool(link.faults)
-    if by == "network":
+    if by in ("peer", "network"):
         return link.left or bool(link.faults)
     if code in (1001, 1012):
         return True  # the server has ended, at the latest with the run
     if code == 4008:
-        return any(
-            one.entry.report.closed and link.conn in one.entry.recipients for one in history.deliveries
-        )
+        return any(one.entry.report.closed and link.conn in one.entry.recipients for one in history.deliveries)
     if code == 4001:
         return "close" in link.faults
+    if code == 1008:
+        return bool(link.faults)  # a message took too long
     if code == 1011:
         crashed = any(message["action"] == "crash" for message in link.sent)
         return crashed or bool(history.faults & {"hook_crash", "leave_hook_crash"})

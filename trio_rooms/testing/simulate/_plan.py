@@ -125,7 +125,12 @@ def draw_plan(seed: int, *, speak: Speak | None = None, rooms: tuple[str, ...] |
     number = rng.choice([5, 20, 40, 80])
     times = sorted(round(rng.random() * settings.length * 4) / 4 for _ in range(number))
     kinds = rng.choices(on, [weights[kind] for kind in on], k=number)
-    joins = [Step(0.0, "join", client, {"room": rng.choice(settings.rooms)}) for client in range(settings.clients)]
+    joins = [
+        Step(0.0, "join", client, {"room": room})
+        for client in range(settings.clients)
+        for room in settings.rooms
+        if rng.random() < 0.6
+    ]
     steps = [
         _draw_step(rng, settings, n, at, kind, speak) for n, (at, kind) in enumerate(zip(times, kinds, strict=True), 1)
     ]

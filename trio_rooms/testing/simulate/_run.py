@@ -13,6 +13,7 @@ from ._check import check
 from ._determinism import deterministic
 from ._plan import Plan, draw_plan
 from ._record import Crashed, Record
+from ._watchdog import watch
 from ._world import World
 
 
@@ -38,6 +39,7 @@ def run_plan(plan: Plan, program: Program | None = None) -> Outcome:
     record = Record()
 
     async def main() -> None:
+        trio.lowlevel.spawn_system_task(watch, trio.lowlevel.current_task(), record)
         await World(plan, record, program).run()
 
     clock = trio.testing.MockClock(autojump_threshold=0)

@@ -98,6 +98,6 @@ def _draw_config(rng: random.Random) -> Config:
             outbox_bytes=either(1 << 20, 6000),
             inbox_messages=either(16, 1, 2),
             max_handlers=either(16, 1, 2),
-            max_rooms_per_connection=either(128, 1, 2),
+            max_rooms_per_connection=either(128, 128, 2),
         ),
     )
