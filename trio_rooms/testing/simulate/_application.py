@@ -55,15 +55,18 @@ class Application:
     def __init__(self, settings: Settings, broker: Broker, make_publisher: Callable[[Manager], Publisher]) -> None:
         self.manager = manager = Manager(config=settings.config, broker=broker, logger=_QUIET)
         self._publisher = make_publisher(manager)
-        for policy in ("close", "newest", "oldest", "conflate"):
-            overflow = {"newest": "drop_newest", "oldest": "drop_oldest"}.get(policy, policy)
-            manager.room(
-                f"{policy}-*",
-                overflow=overflow,
-                capacity=settings.capacity,
-                linger=settings.linger,
-                authorize=self._authorize,
-            )
+        common = {"capacity": settings.capacity, "linger": settings.linger, "authorize": self._authorize}
+        for policy in ("close", "drop_newest", "drop_oldest", "conflate"):
+            manager.room(f"{policy.removeprefix('drop_')}-*", overflow=policy, **common)
+        history = {
+            "history_size": settings.history_size,
+            "history_ttl": min(settings.history_ttl, settings.history_meta_ttl),
+            "history_meta_ttl": settings.history_meta_ttl,
+            "allow_history": True,
+        }
+        manager.room("stream-*", **history, **common)
+        manager.room("cache-*", overflow="conflate", recovery="cache", fill=self._fill, **history, **common)
+        manager.room("fresh-*", recovery="cache", **history, **common)
         manager.handle_message("enter", self._enter)
         manager.handle_message("say", self._say)
         manager.handle_message("shout", self._shout)
@@ -80,6 +83,9 @@ class Application:
         if data == "slow":
             await trio.sleep(0.25)
         return data != "denied"
+
+    async def _fill(self, room: str) -> dict[str, Any]:
+        return {"n": f"fill of {room}", "pad": ""}
 
     async def _enter(self, conn: Connection, data: dict[str, str]) -> dict[str, Any]:
         joined = await conn.join(data["room"])

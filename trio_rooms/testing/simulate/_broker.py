@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable
 import attrs
 import trio
 
-from trio_rooms import BrokerBusy, Connection, Manager, Publication, Report
-from trio_rooms.brokers import Broker, Deliver, Position, Submission
+from trio_rooms import BrokerBusy, Connection, Manager, Position, Publication, Report, Slice
+from trio_rooms.brokers import Broker, Deliver, Keep, MemoryBroker, Submission
 
-from ._record import Delivered, Measured, Record, Submitted
+from .._broker import LaggingBroker
+from ._record import Delivered, Kept, Measured, Record, Submitted
+from ._settings import Settings
 
 
 @attrs.define(eq=False)
@@ -70,11 +72,48 @@ class Watch:
             self.record.add(Measured(name, value, bound))
 
 
+class WatchedStore(MemoryBroker):
+    """Keeps the history, and notes what it keeps."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self._record = record
+        self.number_of: Callable[[Publication], int] = id
+
+    def submit(self, publication: Publication) -> Submission:
+        """As any broker in memory."""
+        submission = super().submit(publication)
+        confirmation = submission.confirmation
+        if publication.keep is not None and confirmation is not None and not confirmation.duplicate:
+            assert confirmation.position is not None
+            self._record.add(
+                Kept(
+                    self.number_of(publication),
+                    publication.rooms[0],
+                    confirmation.position.offset,
+                    confirmation.position.epoch,
+                    publication.data,
+                    publication.exclude,
+                    publication.keep.size,
+                    publication.keep.ttl,
+                )
+            )
+        return submission
+
+
 class WatchedBroker:
     """Around ``inner``. ``refuse`` says whether the next submission meets a broker that has no room."""
 
-    def __init__(self, inner: Broker, watch: Watch, *, refuse: Callable[[], bool]) -> None:
-        self._inner = inner
+    def __init__(self, settings: Settings, watch: Watch, *, refuse: Callable[[], bool]) -> None:
+        self.store = WatchedStore(watch.record)
+        """Where the history is."""
+        self.store.number_of = self._number_of
+        self.lagging: LaggingBroker | None = None
+        """The broker that takes its time, if there is one."""
+        if settings.lag is not None:
+            self.lagging = LaggingBroker(delay=settings.lag, confirm=settings.confirm, bound=settings.broker_bound)
+            self.lagging.store = self.store
+        self._inner: Broker = self.lagging or self.store
         self._watch = watch
         self._record = watch.record
         self._refuse = refuse
@@ -143,6 +182,12 @@ class WatchedBroker:
     def unsubscribe(self, room: str) -> None:
         """As the other one."""
         self._inner.unsubscribe(room)
+
+    async def history(
+        self, room: str, *, keep: Keep, since: Position | None, limit: int | None, reverse: bool
+    ) -> Slice:
+        """As the other one."""
+        return await self._inner.history(room, keep=keep, since=since, limit=limit, reverse=reverse)
 
     def _number_of(self, publication: Publication) -> int:
         # By identity: on its own node the object that was submitted is delivered. It is kept, so the id is its alone.

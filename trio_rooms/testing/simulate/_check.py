@@ -17,6 +17,7 @@ from ._check_delivery import check_membership, check_oracle, check_views
 from ._check_ends import check_closes, check_liveness
 from ._check_hooks import check_connections, check_memberships, check_rooms
 from ._check_requests import check_replies
+from ._check_streams import check_streams
 from ._history import History
 from ._record import Record
 from ._settings import Settings
@@ -25,6 +26,7 @@ from ._settings import Settings
 CHECKS: Final[tuple[Callable[[History], Iterator[str]], ...]] = (
     check_end,
     check_views,
+    check_streams,
     check_membership,
     check_oracle,
     check_replies,

@@ -28,15 +28,27 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
     if code in (1001, 1012):
         return True  # the server has ended, at the latest with the run
     if code == 4008:
-        return any(one.entry.report.closed and link.conn in one.entry.recipients for one in history.deliveries)
+        return any(
+            (one.entry.report.closed and link.conn in one.entry.recipients)
+            or (one.entry.offset is not None and link.conn in one.entry.exclude)  # it gets a marker
+            for one in history.deliveries
+        )
     if code == 4001:
         return "close" in link.faults
+    if code == 4010:
+        return _stream_was_lost(history)
     if code == 1008:
         return bool(link.faults)  # a message took too long
     if code == 1011:
         crashed = any(message["action"] == "crash" for message in link.sent)
         return crashed or bool(history.faults & {"hook_crash", "leave_hook_crash"})
     return False
+
+
+def _stream_was_lost(history: History) -> bool:
+    """Whether there was anything that could make a room's stream begin anew, or leave a hole."""
+    settings = history.settings
+    return any(kind == "lose" or kind.startswith("forget") for kind in history.faults) or settings.history_meta_ttl < 100
 
 
 def _may_be_cut_off(link: LinkHistory) -> bool:

@@ -9,7 +9,7 @@ from ._history import History, LinkHistory
 from ._record import Seen, Sent
 
 #: What has its turn: these are answered in the order in which they were asked.
-_IN_TURN: Final = frozenset({"$join", "enter", "say", "shout", "echo", "sleep", "crash"})
+_IN_TURN: Final = frozenset({"$join", "enter", "say", "shout", "echo", "sleep", "crash", "$history"})
 
 _JOINS: Final = frozenset({"$join", "enter"})
 
@@ -80,7 +80,7 @@ def _may_fail(history: History, link: LinkHistory, request: dict[str, Any], code
         "TOO_MANY_ROOMS": action in _JOINS,
         "ROOM_FAILED": action in _JOINS,
         "CLOSED": action in _JOINS,
-        "DENIED": action in _JOINS,
+        "DENIED": action in (*_JOINS, "$history"),
     }
     known = request["action"] in _IN_TURN | {"$leave", "beside", "stream"}
     return causes.get(code, False) or not known

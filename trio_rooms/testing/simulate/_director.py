@@ -11,6 +11,7 @@ import trio
 
 from trio_rooms import Connection, Manager
 
+from ._broker import WatchedBroker
 from ._host import Host
 from ._plan import Step
 from ._publisher import Publisher, Say
@@ -26,6 +27,7 @@ class Director:
     host: Host
     publisher: Publisher
     trouble: Trouble
+    broker: WatchedBroker
     record: Record
     link_of: Callable[[int], int | None]
     """The link of a client."""
@@ -44,6 +46,13 @@ class Director:
         elif step.kind == "hook_crash":
             for kind in ("hook_crash", "leave_hook_crash", "opening_crash"):
                 self.trouble.order(kind, step.args["times"])
+        elif step.kind == "forget":
+            self.record.add(Fault(f"forget {step.args['room']}"))
+            self.broker.store.forget(step.args["room"])
+        elif step.kind == "lose":
+            if self.broker.lagging is not None:
+                self.record.add(Fault("lose"))
+                self.broker.lagging.losing += step.args["times"]
         elif step.kind in ("busy", "veto"):
             self.trouble.order(step.kind, step.args["times"])
         elif step.kind in ("publish", "broadcast", "several", "everybody"):
@@ -55,7 +64,8 @@ class Director:
         args = step.args
         exclude = args.get("exclude")
         link = None if exclude is None else self.link_of(exclude)
-        say = Say(args.get("room", ""), args["n"], args.get("pad", 0), link, args.get("key"))
+        options = {name: args[name] for name in ("pad", "key", "once", "skip") if name in args}
+        say = Say(args.get("room", ""), args["n"], exclude=link, **options)
         if step.kind == "publish":
             await self.publisher.publish(say)
         elif step.kind == "broadcast":

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from ._record import Called, Delivered, Ended, Fault, Opened, Record, Seen, Sent, Settled, Welcomed
+from ._record import Called, Delivered, Ended, Fault, Kept, Opened, Record, Seen, Sent, Settled, Welcomed
 from ._settings import Settings
 
 
@@ -97,13 +97,33 @@ class History:
             Delivery(index, entry, msgspec.json.decode(entry.data)) for index, entry in self.record.of(Delivered)
         ]
 
+    @cached_property
+    def kept(self) -> dict[tuple[str, str], list[Kept]]:
+        """What the broker has kept, by room and epoch, in the order of the offsets."""
+        found: dict[tuple[str, str], list[Kept]] = {}
+        for _, entry in self.record.of(Kept):
+            found.setdefault((entry.room, entry.epoch), []).append(entry)
+        return found
+
+    @cached_property
+    def _times(self) -> dict[int, float]:
+        return {id(entry): time for time, entry in self.record}
+
+    def time_of(self, entry: object) -> float:
+        """When an entry was made."""
+        return self._times[id(entry)]
+
+    def time_at(self, index: int) -> float:
+        """When the entry at a place was made."""
+        return self.record[index][0]
+
     def deliveries_to(self, link: LinkHistory) -> list[tuple[Delivery, str | None]]:
-        """What a connection is to get, each with the room by which it does."""
+        """What a connection is to get, each with the room by which it does; without what has a position."""
         conn = link.conn
         return [
             (one, one.entry.recipients[conn])
             for one in self.deliveries
-            if conn in one.entry.recipients and conn not in one.entry.closing
+            if one.entry.offset is None and conn in one.entry.recipients and conn not in one.entry.closing
         ]
 
     @cached_property

@@ -27,6 +27,7 @@ CLIENT_STEPS: Final[dict[str, int]] = {
     "beside": 4,
     "stream": 2,
     "cancel": 4,
+    "history": 3,
     "bad": 1,
     "crash": 1,
     "hang_up": 2,
@@ -58,6 +59,7 @@ FAULTS: Final[dict[str, int]] = {
     "busy": 2,
     "veto": 2,
     "hook_crash": 1,
+    "forget": 2,
 }
 
 #: All kinds of steps.
@@ -142,14 +144,14 @@ def draw_plan(seed: int, *, speak: Speak | None = None, rooms: tuple[str, ...] |
 # What makes sense whatever the program is.
 _FOR_ANY_PROGRAM = frozenset(
     "join leave bad hang_up drop publish broadcast kick close_room close_connection restart".split()
-    + "cut stall silence trickle slow kill busy".split()
+    + "cut stall silence trickle slow kill busy forget".split()
 )
 
 
 def _draw_step(rng: random.Random, settings: Settings, n: int, at: float, kind: str, speak: Speak | None) -> Step:
     room = rng.choice(settings.rooms)
     client = rng.randrange(settings.clients)
-    whose = None if kind in SERVER_STEPS or kind in ("kill", "busy", "veto", "hook_crash") else client
+    whose = None if kind in SERVER_STEPS or kind in ("kill", "busy", "veto", "hook_crash", "forget") else client
     args: dict[str, Any] = {}
     if kind in ("join", "enter", "leave", "kick", "close_room", "room_task"):
         args = {"room": room}
@@ -182,6 +184,10 @@ def _draw_step(rng: random.Random, settings: Settings, n: int, at: float, kind: 
         }
     elif kind == "slow":
         args = {"seconds": rng.choice([0.01, 0.3])}
+    elif kind == "history":
+        args = {"room": room, "limit": rng.choice([None, 0, 1, 3]), "reverse": rng.random() < 0.3}
+    elif kind == "forget":
+        args = {"room": room}
     elif kind in ("busy", "veto", "hook_crash"):
         args = {"times": rng.choice([1, 2, 5])}
     elif kind == "speak":
@@ -190,6 +196,8 @@ def _draw_step(rng: random.Random, settings: Settings, n: int, at: float, kind: 
         args = {"action": action, "data": data}
     elif kind == "restart":
         args = {"seconds": rng.choice([0, 0.5, 3])}
+    if kind == "join" and rng.random() < 0.1:
+        args["since"] = rng.choice(["foreign", "above", "below"])
     if kind in ("kick", "close_connection", "direct"):
         args = {**args, "client": client}
     return Step(at, kind, whose, args)
@@ -201,4 +209,8 @@ def _options(rng: random.Random, settings: Settings) -> dict[str, Any]:
         options["exclude"] = rng.randrange(settings.clients)
     if rng.random() < 0.3:
         options["key"] = rng.choice("ab")
+    if rng.random() < 0.15:
+        options["once"] = rng.choice(["once", "twice"])
+    if rng.random() < 0.05:
+        options["skip"] = True
     return options

@@ -37,6 +37,8 @@ class Player:
     excluded_as: Callable[[int], int | None]
     link: Link | None = None
     wanted: dict[str, None] = attrs.field(factory=dict)
+    positions: dict[str, tuple[str, int]] = attrs.field(factory=dict)
+    """By room the epoch and the offset of the last that it has seen."""
     _last_id: int = 0
     _for_next: list[Step] = attrs.field(factory=list)
     _asked: dict[Any, str] = attrs.field(factory=dict)
@@ -122,6 +124,7 @@ class Player:
         return link
 
     def _on_message(self, message: dict[str, Any]) -> None:
+        self._follow(message)
         if message.get("action") == "$closed":
             self.wanted.pop(message["data"]["room"], None)
         elif "id" in message and "action" not in message:
@@ -129,12 +132,29 @@ class Player:
             if room is not None and "error" in message:
                 self.wanted.pop(room, None)
 
+    def _follow(self, message: dict[str, Any]) -> None:
+        """Keep the position of the room that a message is about."""
+        about = message.get("data") if "id" in message else message
+        if not isinstance(about, dict) or "room" not in about or "offset" not in about:
+            return
+        room = about["room"]
+        if "epoch" in about:
+            self.positions[room] = about["epoch"], about["offset"]
+        elif room in self.positions:
+            self.positions[room] = self.positions[room][0], about["offset"]
+
     def _new_id(self) -> int:
         self._last_id += 1
         return self._last_id
 
-    def _join(self, room: str) -> dict[str, Any]:
-        return {"action": "$join", "id": self._new_id(), "data": {"room": room}}
+    def _join(self, room: str, since: str = "") -> dict[str, Any]:
+        data: dict[str, Any] = {"room": room}
+        if room in self.positions:
+            epoch, offset = self.positions[room]
+            wrong = {"foreign": ("none", offset), "above": (epoch, offset + 1000), "below": (epoch, -1)}
+            epoch, offset = wrong.get(since, (epoch, offset))
+            data["since"] = {"epoch": epoch, "offset": offset}
+        return {"action": "$join", "id": self._new_id(), "data": data}
 
     async def _say(self, link: Link, step: Step) -> None:
         if step.kind == "bad":
@@ -151,7 +171,7 @@ class Player:
         args = dict(step.args)
         if step.kind == "join":
             self.wanted[args["room"]] = None
-            message = self._join(args["room"])
+            message = self._join(args["room"], args.get("since", ""))
             self._asked[message["id"]] = args["room"]
             return message
         message = {"action": step.kind, "id": self._new_id(), "data": args}
@@ -163,6 +183,8 @@ class Player:
             message["action"] = "$leave"
         elif step.kind == "crash":
             del message["data"]
+        elif step.kind == "history":
+            message["action"] = "$history"
         elif step.kind == "speak":
             message["action"], message["data"] = args["action"], args["data"]
         elif args.get("timeout_ms") is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from trio_rooms import BrokerBusy, Connection, ConnectionGone, Manager, NotServing, OutboxFull, Report
+from trio_rooms import BrokerBusy, Connection, ConnectionGone, Manager, NotServing, OutboxFull, Report, UsageError
 
 from ._record import Published, Record
 
@@ -22,6 +22,10 @@ class Say(msgspec.Struct):
     exclude: int | None = None
     """The link of a client that is not to get it."""
     key: str | None = None
+    once: str | None = None
+    """The idempotency key."""
+    skip: bool = False
+    """Whether it is not to be kept."""
     count: int = 1
     """How many of them, each with the next number; whoever publishes makes them."""
 
@@ -43,7 +47,7 @@ class Publisher:
         outcome = "unknown"
         try:
             report = await room.publish(event_of(say), **self._options(say))
-            outcome = "final"
+            outcome = _outcome(report)
             return report
         except NotServing:
             outcome = "gone"
@@ -61,12 +65,15 @@ class Publisher:
                 report = self._manager.broadcast_to_rooms(rooms, event_of(say))
             else:
                 report = self._manager.broadcast_to_all(event_of(say))
-            outcome = "final" if report.final else "queued"
+            outcome = _outcome(report)
             return report
         except NotServing:
             outcome = "gone"
             return None
         except BrokerBusy:
+            return None
+        except UsageError:  # several rooms, one of which has a history
+            outcome = "refused"
             return None
         finally:
             self._record.add(Published(say.n, rooms, outcome))
@@ -82,9 +89,20 @@ class Publisher:
 
     def _options(self, say: Say) -> dict[str, Any]:
         excluded = None if say.exclude is None else self._conn_of(say.exclude)
-        return {"exclude": () if excluded is None else (excluded,), "key": say.key}
+        return {
+            "exclude": () if excluded is None else (excluded,),
+            "key": say.key,
+            "idempotency_key": say.once,
+            "skip_history": say.skip,
+        }
 
 
 def event_of(say: Say) -> dict[str, Any]:
     """What is published: no two of a run are the same."""
     return {"n": say.n, "pad": "x" * say.pad}
+
+
+def _outcome(report: Report) -> str:
+    if report.duplicate:
+        return "duplicate"
+    return "final" if report.final else "queued"

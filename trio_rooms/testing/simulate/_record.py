@@ -106,16 +106,29 @@ class Delivered:
 
 
 @attrs.frozen
+class Kept:
+    """A publication has got its position in a room's history; whether it is delivered is another matter."""
+
+    number: int
+    room: str
+    offset: int
+    epoch: str
+    data: bytes
+    exclude: frozenset[str]
+    size: int
+    """How many the room keeps."""
+    ttl: float
+    """For how long."""
+
+
+@attrs.frozen
 class Published:
     """What the program was told of something that it has published."""
 
     n: int
     rooms: tuple[str, ...]
     outcome: str
-    """"final", "queued", "busy", "gone", or "unknown" where it was cancelled while it waited."""
-    key: str | None = None
-    """The idempotency key."""
-    duplicate: bool = False
+    """"final", "queued", "duplicate", "refused", "busy", "gone", or "unknown" where it was cancelled while it waited."""
 
 
 @attrs.frozen
@@ -218,6 +231,9 @@ class Record:
 
     def __iter__(self) -> Iterator[tuple[float, Any]]:
         return iter(self._entries)
+
+    def __getitem__(self, index: int) -> tuple[float, Any]:
+        return self._entries[index]
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 
 import attrs
@@ -47,7 +48,7 @@ def run_plan(plan: Plan, program: Program | None = None) -> Outcome:
         try:
             trio.run(main, clock=clock)
         except Exception as exc:
-            record.add_at(-1, Crashed("".join(traceback.format_exception(exc))))
+            record.add_at(math.inf, Crashed(_told(exc)))
     return Outcome(plan, record, tuple(check(record, plan.settings)))
 
 
@@ -59,3 +60,13 @@ def simulate(seed: int, program: Program | None = None) -> Outcome:
     """
     speak, rooms = (None, None) if program is None else (program.speak, program.rooms)
     return run_plan(draw_plan(seed, speak=speak, rooms=rooms), program)
+
+
+def _told(exc: BaseException) -> str:
+    """An exception in one line; of a group what is in it, without the cancellations."""
+    if isinstance(exc, BaseExceptionGroup):
+        return "; ".join(filter(None, map(_told, exc.exceptions)))
+    if isinstance(exc, trio.Cancelled):
+        return ""
+    frames = traceback.extract_tb(exc.__traceback__)
+    return f"{exc!r} at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else repr(exc)

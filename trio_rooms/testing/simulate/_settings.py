@@ -7,7 +7,7 @@ one. So the seed draws limits that are absurdly small for some runs: an outbox o
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -34,11 +34,14 @@ class Settings:
     config: Config
     lag: float | None
     """Seconds that the broker takes; None for the one that takes none."""
-    confirm: str
+    confirm: Literal["before", "with", "after"]
     """When the broker confirms: "before", "with" or "after" the delivery."""
     broker_bound: int
     capacity: int | None
     linger: float
+    history_size: int
+    history_ttl: float
+    history_meta_ttl: float
     room_hooks: bool
     """Whether the program has hooks for joins and leaves."""
     opening_hooks: bool
@@ -51,6 +54,7 @@ class Settings:
 
 #: What the rooms of our own program are called; the part in front of the dash decides their options.
 _ROOMS = ("close-a", "close-b", "newest-a", "oldest-a", "conflate-a", "conflate-b")
+_WITH_HISTORY = ("stream-a", "stream-b", "cache-a", "fresh-a")
 
 
 def draw_settings(rng: random.Random, *, rooms: tuple[str, ...] | None) -> Settings:
@@ -60,7 +64,7 @@ def draw_settings(rng: random.Random, *, rooms: tuple[str, ...] | None) -> Setti
         clients=clients,
         formats=tuple(rng.choice(["json", "json", "msgpack"]) for _ in range(clients)),
         loyal=tuple(rng.random() < 0.5 for _ in range(clients)),
-        rooms=rooms or tuple(sorted(rng.sample(_ROOMS, rng.choice([1, 2, 3, 4])))),
+        rooms=rooms or _draw_rooms(rng),
         length=rng.choice([1.0, 3.0, 10.0]),
         large=rng.choice([300, 1500]),
         carrier=rng.choice(["memory", "memory", "sockets"]),
@@ -70,11 +74,21 @@ def draw_settings(rng: random.Random, *, rooms: tuple[str, ...] | None) -> Setti
         broker_bound=rng.choice([1, 2, 100]),
         capacity=rng.choice([None, None, None, 2]),
         linger=rng.choice([0.0, 0.0, 1.0]),
+        history_size=rng.choice([1, 2, 5, 50, 1000]),
+        history_ttl=rng.choice([0.5, 3.0, 300.0, 300.0]),
+        history_meta_ttl=rng.choice([300.0, 300.0, 300.0, 30.0]),
         room_hooks=rng.random() < 0.7,
         opening_hooks=rng.random() < 0.4,
         slow_hooks=rng.random() < 0.3,
         middleware=rng.random() < 0.3,
     )
+
+
+def _draw_rooms(rng: random.Random) -> tuple[str, ...]:
+    if rng.random() < 0.5:
+        streams = rng.sample(_WITH_HISTORY, rng.choice([1, 2]))
+        return tuple(sorted([*streams, *rng.sample(_ROOMS, rng.choice([0, 1]))]))
+    return tuple(sorted(rng.sample(_ROOMS, rng.choice([1, 2, 3, 4]))))
 
 
 def _draw_config(rng: random.Random) -> Config:
@@ -90,6 +104,7 @@ def _draw_config(rng: random.Random) -> Config:
         close_timeout=either(5.0, 1.0),
         hook_timeout=either(5.0, 1.0),
         shutdown_timeout=either(30.0, 2.0),
+        position_check_interval=either(25.0, 0.5, 3.0),
         drain_rate=either(1000.0, 2.0),
         write_buffer_size=either(65536, 1, 200),
         read_buffer_size=either(65536, 7, 200),
@@ -97,6 +112,7 @@ def _draw_config(rng: random.Random) -> Config:
             outbox_messages=either(256, 1, 2, 3, 8),
             outbox_bytes=either(1 << 20, 6000),
             inbox_messages=either(16, 1, 2),
+            max_recovery=either(500, 1, 3),
             max_handlers=either(16, 1, 2),
             max_rooms_per_connection=either(128, 128, 2),
         ),

@@ -14,9 +14,7 @@ from functools import partial
 import trio
 
 from trio_rooms import Manager
-from trio_rooms.brokers import Broker, MemoryBroker
 
-from .._broker import LaggingBroker
 from ._application import Application, Program
 from ._broker import Watch, WatchedBroker
 from ._director import Director
@@ -47,7 +45,7 @@ class World:
         watch = Watch(record)
         self._trouble = Trouble(record)
         self._hooks = Hooks(record, settings, self._trouble)
-        self._broker = WatchedBroker(self._inner_broker(), watch, refuse=partial(self._trouble.strikes, "busy"))
+        self._broker = WatchedBroker(settings, watch, refuse=partial(self._trouble.strikes, "busy"))
         self._manager = self._make_manager(program)
         self._publisher = self._make_publisher(self._manager)
         self._path = "/ws" if program is None else program.path
@@ -65,12 +63,6 @@ class World:
 
     def _make_publisher(self, manager: Manager) -> Publisher:
         return Publisher(manager, self._record, self._hooks.conns.get)
-
-    def _inner_broker(self) -> Broker:
-        settings = self._plan.settings
-        if settings.lag is None:
-            return MemoryBroker()
-        return LaggingBroker(delay=settings.lag, confirm=settings.confirm, bound=settings.broker_bound)  # type: ignore[arg-type]
 
     async def run(self) -> None:
         """The whole run, within a bound of virtual time."""
@@ -121,6 +113,7 @@ class World:
             self._host,
             self._publisher,
             self._trouble,
+            self._broker,
             self._record,
             self._link_of,
             self._hooks.conns.get,
@@ -136,6 +129,8 @@ class World:
     async def _come_to_rest(self) -> None:
         """Heal, and see that everybody gets where it wants to be."""
         self._trouble.end()
+        if self._broker.lagging is not None:
+            self._broker.lagging.losing = 0
         for player in self._players:
             player.heal()
         for number in range(_ROUNDS):
