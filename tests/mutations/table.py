@@ -99,4 +99,49 @@ MUTATIONS: dict[str, Rewrite] = {
         "        self.outbox.close()\n        self._finishing = True\n",
         "        self.outbox.discard()\n        self._finishing = True\n",
     ),
+    "what comes while a join reads the history is not held": Rewrite(
+        "_room_stream.py",
+        "            one.add(publication, position)\n",
+        "            pass\n",
+    ),
+    "what is held at a join is taken from one too early": Rewrite(
+        "_room_stream.py",
+        "        newer = [item for item in self.items if item.offset > top]\n",
+        "        newer = [item for item in self.items if item.offset >= top]\n",
+    ),
+    "who is ahead gets the last one again": Rewrite(
+        "_room_stream.py",
+        "if ahead >= offset]\n",
+        "if ahead > offset]\n",
+    ),
+    "a history is read from the position itself": Rewrite(
+        "_rooms/streams.py",
+        "                items = [item for item in items if item.offset > since.offset]\n",
+        "                items = [item for item in items if item.offset >= since.offset]\n",
+    ),
+    "a history that lacks one is called complete": Rewrite(
+        "_rooms/streams.py",
+        "self.trimmed <= since.offset <= self.top",
+        "self.trimmed <= since.offset + 1 <= self.top + 1",
+    ),
+    "who is excluded is not told the position": Rewrite(
+        "_room_stream.py",
+        "            if member is not None and member._format.v1 and",
+        "            if member is None and member._format.v1 and",
+    ),
+    "who is excluded gets it when it comes back": Rewrite(
+        "_recovery.py",
+        "        return tuple(item for item in items if not self.conn._is_excluded(item.exclude))\n",
+        "        return items\n",
+    ),
+    "a key is published again": Rewrite(
+        "brokers/memory.py",
+        "            if first is not None:\n",
+        "            if first is None and False:\n",
+    ),
+    "a new epoch is nobody's business": Rewrite(
+        "_room_stream.py",
+        "        if self.epoch is not None:\n            self.lose_members()\n            self._past",
+        "        if self.epoch is not None:\n            self._past",
+    ),
 }

@@ -78,7 +78,6 @@ class WatchedStore(MemoryBroker):
     def __init__(self, record: Record) -> None:
         super().__init__()
         self._record = record
-        self.number_of: Callable[[Publication], int] = id
 
     def submit(self, publication: Publication) -> Submission:
         """As any broker in memory."""
@@ -88,7 +87,6 @@ class WatchedStore(MemoryBroker):
             assert confirmation.position is not None
             self._record.add(
                 Kept(
-                    self.number_of(publication),
                     publication.rooms[0],
                     confirmation.position.offset,
                     confirmation.position.epoch,
@@ -107,7 +105,6 @@ class WatchedBroker:
     def __init__(self, settings: Settings, watch: Watch, *, refuse: Callable[[], bool]) -> None:
         self.store = WatchedStore(watch.record)
         """Where the history is."""
-        self.store.number_of = self._number_of
         self.lagging: LaggingBroker | None = None
         """The broker that takes its time, if there is one."""
         if settings.lag is not None:

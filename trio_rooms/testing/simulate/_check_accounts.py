@@ -116,3 +116,19 @@ def check_written(history: History) -> Iterator[str]:
         seen = sum(1 for _ in link.seen)
         if not outbox.written <= seen <= outbox.written + outbox.discarded:
             yield f"{link} has read {seen} messages; {outbox.written} are counted as written"
+
+
+def check_politeness(history: History) -> Iterator[str]:
+    """Who is closed politely, and reads, gets all that was queued before the close frame."""
+    for link in history.links.values():
+        call = link.close
+        if call is None or link.faults or link.left or link.ended is None:
+            continue
+        code, by, outbox = call.detail
+        if by == "server" and code == link.ended.code == 1012 and outbox.discarded and not _was_hasty(history):
+            yield f"{link} was closed with {code}, and {outbox.discarded} messages were thrown away"
+
+
+def _was_hasty(history: History) -> bool:
+    """Whether a drain may have had no time left."""
+    return "kill" in history.faults or history.settings.config.shutdown_timeout < 10

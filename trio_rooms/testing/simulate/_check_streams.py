@@ -50,18 +50,22 @@ class _Follower:
         for index, entry in self.link.talk:
             message: Any = entry.message
             if isinstance(entry, Sent):
-                if message.get("action") in ("$join", "$history", "enter") and "id" in message:
+                if message.get("action") in ("$join", "$leave", "$history", "enter") and "id" in message:
                     self.asked[message["id"]] = message
+                if message.get("action") == "enter":
+                    self.places.pop(message["data"]["room"], None)  # where it begins is not told
             elif isinstance(entry, Seen) and isinstance(message, dict):
-                if "id" in message and "action" not in message and "data" in message:
+                if message.get("action") == "$closed":
+                    self.places.pop(message["data"]["room"], None)
+                elif "id" in message and "action" not in message and "data" in message:
                     yield from self._answer(index, self.asked.pop(message["id"], {}), message["data"])
                 elif "action" not in message and "offset" in message:
                     yield from self._live(message)
 
     def _answer(self, index: int, request: dict[str, Any], answer: Any) -> Iterator[str]:
         action = request.get("action")
-        if action == "enter":
-            self.places.pop(answer["room"], None)  # where it begins is not told; it shows
+        if action == "$leave":
+            self.places.pop(answer["room"], None)
         elif action == "$history":
             yield from self._page(request["data"], answer)
         elif action == "$join" and "offset" in answer:
@@ -73,7 +77,7 @@ class _Follower:
         room, offset = message["room"], message["offset"]
         place = self.places.get(room)
         if place is None:
-            if any(one.get("action") == "enter" for one in self.asked.values()) or self._entered(room):
+            if self._entered(room):
                 return
             yield f"{self.link} sees {message!r}, and was told no position"
             return

@@ -70,7 +70,10 @@ class Director:
             await self.publisher.publish(say)
         elif step.kind == "broadcast":
             for index in range(args["count"]):
-                self.publisher.broadcast((say.room,), msgspec.structs.replace(say, n=say.n + index))
+                # Of many in a row every other one is for all, so that those who share and those who do not take turns.
+                excluded = say.exclude if index % 2 == args["count"] % 2 else None
+                one = msgspec.structs.replace(say, n=say.n + index, exclude=excluded)
+                self.publisher.broadcast((say.room,), one)
         else:
             self.publisher.broadcast(tuple(args.get("rooms", ())), say)
 

@@ -89,12 +89,12 @@ class Wire:
             if stream is not None:
                 stream.one_byte_reads = stream.one_byte_writes = True
 
-    def stall(self, end: str, direction: str) -> None:
-        """Let nothing pass in a direction until :meth:`resume`."""
+    def stall(self, end: str, direction: str, after: int) -> None:
+        """Let nothing pass in a direction until :meth:`resume`; what is sent from here stops after so many bytes."""
         self.touch("stall")
         stream = self.far if end == "far" and self.far is not None else self.near
         if direction == "sending":
-            stream.stall_sending()
+            stream.stall_sending(after)
         else:
             stream.stall_receiving()
 

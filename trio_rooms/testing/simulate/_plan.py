@@ -180,6 +180,7 @@ def _draw_step(rng: random.Random, settings: Settings, n: int, at: float, kind: 
         args = {
             "end": rng.choice(["near", "far"]),
             "direction": rng.choice(["sending", "receiving"]),
+            "after": rng.choice([0, 0, 1, 3, 40]),
             "seconds": rng.choice([0.25, 1, 4, 15]),
         }
     elif kind == "slow":

@@ -204,7 +204,7 @@ class Player:
         if step.kind == "cut":
             wire.cut(args["end"], args["direction"], args["after"])
         elif step.kind == "stall":
-            wire.stall(args["end"], args["direction"])
+            wire.stall(args["end"], args["direction"], args["after"])
             self.nursery.start_soon(_resume_later, wire, args["seconds"])
         elif step.kind == "slow":
             wire.slow_down(args["seconds"])

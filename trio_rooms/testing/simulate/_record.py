@@ -109,7 +109,6 @@ class Delivered:
 class Kept:
     """A publication has got its position in a room's history; whether it is delivered is another matter."""
 
-    number: int
     room: str
     offset: int
     epoch: str
