@@ -41,8 +41,8 @@ MUTATIONS: dict[str, Rewrite] = {
     ),
     "a cancelled join keeps its place": Rewrite(
         "_membership.py",
-        '            self._undo(place, "cancelled" if isinstance(exc, trio.Cancelled) else "vetoed")\n',
-        '            if not isinstance(exc, trio.Cancelled):\n                self._undo(place, "vetoed")\n',
+        "            if one is None or not one.begun:\n                self._undo(",
+        "            if one is None and not isinstance(exc, trio.Cancelled):\n                self._undo(",
     ),
     "a member that is kicked is not told to the hooks": Rewrite(
         "_membership.py",

@@ -38,9 +38,7 @@ def try_mutation(mutation: Rewrite, *, first: int = 0, count: int = 500) -> Find
         command = [sys.executable, "-m", "trio_rooms.testing.simulate", "--no-shrink", "--quiet"]
         command += ["--first", str(first), "--count", str(count)]
         try:
-            done = subprocess.run(
-                command, cwd=folder, capture_output=True, text=True, timeout=_PATIENCE, check=False
-            )
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_PATIENCE, check=False)
         except subprocess.TimeoutExpired:
             return Finding(None, "a run did not end")
     failed = re.match(r"seed (\d+) fails", done.stdout)

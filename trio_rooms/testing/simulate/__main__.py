@@ -79,10 +79,11 @@ def _run_one(options: argparse.Namespace, program: Program | None) -> int:
     outcome = run_plan(plan, program)
     if outcome.failed:
         _show(outcome, program, options)
-    elif not options.quiet:
+        return 1
+    if not options.quiet:
         _print_run(outcome)
-    print("\n".join(outcome.violations) or "nothing is wrong")
-    return int(outcome.failed)
+    print("nothing is wrong")
+    return 0
 
 
 def _show(outcome: Outcome, program: Program | None, options: argparse.Namespace) -> None:

@@ -55,10 +55,14 @@ class Application:
     def __init__(self, settings: Settings, broker: Broker, make_publisher: Callable[[Manager], Publisher]) -> None:
         self.manager = manager = Manager(config=settings.config, broker=broker, logger=_QUIET)
         self._publisher = make_publisher(manager)
-        common = {"capacity": settings.capacity, "linger": settings.linger, "authorize": self._authorize}
+        common: dict[str, Any] = {
+            "capacity": settings.capacity,
+            "linger": settings.linger,
+            "authorize": self._authorize,
+        }
         for policy in ("close", "drop_newest", "drop_oldest", "conflate"):
             manager.room(f"{policy.removeprefix('drop_')}-*", overflow=policy, **common)
-        history = {
+        history: dict[str, Any] = {
             "history_size": settings.history_size,
             "history_ttl": min(settings.history_ttl, settings.history_meta_ttl),
             "history_meta_ttl": settings.history_meta_ttl,

@@ -44,7 +44,7 @@ class Watch:
 
     def policies(self, rooms: Iterable[str | None]) -> dict[str, str]:
         """What these rooms do at the bound."""
-        found = {}
+        found: dict[str, str] = {}
         for name in rooms:
             room = None if self.manager is None or name is None else self.manager.get_room(name)
             if room is not None:

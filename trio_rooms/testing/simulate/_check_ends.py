@@ -48,7 +48,9 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
 def _stream_was_lost(history: History) -> bool:
     """Whether there was anything that could make a room's stream begin anew, or leave a hole."""
     settings = history.settings
-    return any(kind == "lose" or kind.startswith("forget") for kind in history.faults) or settings.history_meta_ttl < 100
+    return (
+        any(kind == "lose" or kind.startswith("forget") for kind in history.faults) or settings.history_meta_ttl < 100
+    )
 
 
 def _may_be_cut_off(link: LinkHistory) -> bool:

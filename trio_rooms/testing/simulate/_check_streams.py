@@ -15,7 +15,7 @@ import attrs
 import msgspec
 
 from ._history import History, LinkHistory
-from ._record import Kept, Seen, Sent
+from ._record import Kept, Sent
 
 #: Beside its data, what an item counts towards what one join may recover; more than the library takes.
 _ENVELOPE = 400
@@ -54,7 +54,7 @@ class _Follower:
                     self.asked[message["id"]] = message
                 if message.get("action") == "enter":
                     self.places.pop(message["data"]["room"], None)  # where it begins is not told
-            elif isinstance(entry, Seen) and isinstance(message, dict):
+            elif isinstance(message, dict):
                 if message.get("action") == "$closed":
                     self.places.pop(message["data"]["room"], None)
                 elif "id" in message and "action" not in message and "data" in message:

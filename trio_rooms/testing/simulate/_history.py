@@ -93,9 +93,7 @@ class History:
     @cached_property
     def deliveries(self) -> list[Delivery]:
         """All publications that were delivered, in the order in which they were."""
-        return [
-            Delivery(index, entry, msgspec.json.decode(entry.data)) for index, entry in self.record.of(Delivered)
-        ]
+        return [Delivery(index, entry, msgspec.json.decode(entry.data)) for index, entry in self.record.of(Delivered)]
 
     @cached_property
     def kept(self) -> dict[tuple[str, str], list[Kept]]:
@@ -120,6 +118,8 @@ class History:
     def deliveries_to(self, link: LinkHistory) -> list[tuple[Delivery, str | None]]:
         """What a connection is to get, each with the room by which it does; without what has a position."""
         conn = link.conn
+        if conn is None:
+            return []
         return [
             (one, one.entry.recipients[conn])
             for one in self.deliveries

@@ -42,7 +42,10 @@ class Host:
     async def _serve(self, started: Callable[[], None] | None) -> None:
         server: Server | None = None
         with trio.CancelScope() as self._scope:
-            async with trio.open_nursery() as nursery, serve_rooms(self._manager, listeners=[], path=self._path) as server:
+            async with (
+                trio.open_nursery() as nursery,
+                serve_rooms(self._manager, listeners=[], path=self._path) as server,
+            ):
                 self._connections = nursery
                 self.serving.set()
                 if started is not None:

@@ -67,7 +67,7 @@ class Link:
                     if not data:
                         break
                     self._unparsed += data
-                    found = split_response(self._unparsed)
+                    found = split_response(bytes(self._unparsed))
                     if found is None:
                         continue
                     status, _, rest = found

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import attrs
 
+from ._arguments import draw_arguments
 from ._settings import Settings, draw_settings
 
 #: What clients do, and how often beside each other.
@@ -61,6 +62,9 @@ FAULTS: Final[dict[str, int]] = {
     "hook_crash": 1,
     "forget": 2,
 }
+
+#: Those faults that strike one connection.
+OF_CONNECTIONS: Final = frozenset({"cut", "stall", "silence", "trickle", "slow"})
 
 #: All kinds of steps.
 KINDS: Final = (*CLIENT_STEPS, *SERVER_STEPS, *FAULTS)
@@ -149,69 +153,9 @@ _FOR_ANY_PROGRAM = frozenset(
 
 
 def _draw_step(rng: random.Random, settings: Settings, n: int, at: float, kind: str, speak: Speak | None) -> Step:
-    room = rng.choice(settings.rooms)
-    client = rng.randrange(settings.clients)
-    whose = None if kind in SERVER_STEPS or kind in ("kill", "busy", "veto", "hook_crash", "forget") else client
-    args: dict[str, Any] = {}
-    if kind in ("join", "enter", "leave", "kick", "close_room", "room_task"):
-        args = {"room": room}
-    elif kind in ("say", "shout", "publish", "broadcast"):
-        args = {"room": room, "n": 100 * n, **_options(rng, settings)}
-        if kind in ("shout", "broadcast"):
-            args["count"] = rng.choice([1, 1, 2, 6, 20])
-    elif kind == "several":
-        args = {"rooms": rng.sample(settings.rooms, min(2, len(settings.rooms))), "n": 100 * n}
-    elif kind in ("everybody", "direct", "echo"):
-        args = {"n": 100 * n}
-    elif kind in ("sleep", "beside"):
-        args = {"seconds": rng.choice([0, 0, 0.5, 3]), "timeout_ms": rng.choice([None, None, 250, 1000])}
-    elif kind == "stream":
-        args = {"items": rng.choice([0, 1, 5]), "pause": rng.choice([0, 0.25])}
-    elif kind == "bad":
-        args = {"which": rng.randrange(5)}
-    elif kind == "cut":
-        args = {
-            "end": rng.choice(["near", "far"]),
-            "direction": rng.choice(["sending", "receiving"]),
-            "after": rng.choice([0, 1, rng.randrange(30), rng.randrange(600)]),
-            "next": rng.random() < 0.3,
-        }
-    elif kind == "stall":
-        args = {
-            "end": rng.choice(["near", "far"]),
-            "direction": rng.choice(["sending", "receiving"]),
-            "after": rng.choice([0, 0, 1, 3, 40]),
-            "seconds": rng.choice([0.25, 1, 4, 15]),
-        }
-    elif kind == "slow":
-        args = {"seconds": rng.choice([0.01, 0.3])}
-    elif kind == "history":
-        args = {"room": room, "limit": rng.choice([None, 0, 1, 3]), "reverse": rng.random() < 0.3}
-    elif kind == "forget":
-        args = {"room": room}
-    elif kind in ("busy", "veto", "hook_crash"):
-        args = {"times": rng.choice([1, 2, 5])}
-    elif kind == "speak":
-        assert speak is not None
+    by_client = kind in CLIENT_STEPS or kind in OF_CONNECTIONS or kind == "speak"
+    client = rng.randrange(settings.clients) if by_client else None
+    if speak is not None and kind == "speak":
         action, data = speak(rng)
-        args = {"action": action, "data": data}
-    elif kind == "restart":
-        args = {"seconds": rng.choice([0, 0.5, 3])}
-    if kind == "join" and rng.random() < 0.1:
-        args["since"] = rng.choice(["foreign", "above", "below"])
-    if kind in ("kick", "close_connection", "direct"):
-        args = {**args, "client": client}
-    return Step(at, kind, whose, args)
-
-
-def _options(rng: random.Random, settings: Settings) -> dict[str, Any]:
-    options: dict[str, Any] = {"pad": rng.choice([0, 0, 0, 100, settings.large])}
-    if rng.random() < 0.2:
-        options["exclude"] = rng.randrange(settings.clients)
-    if rng.random() < 0.3:
-        options["key"] = rng.choice("ab")
-    if rng.random() < 0.15:
-        options["once"] = rng.choice(["once", "twice"])
-    if rng.random() < 0.05:
-        options["skip"] = True
-    return options
+        return Step(at, kind, client, {"action": action, "data": data})
+    return Step(at, kind, client, draw_arguments(kind, rng, settings, n))

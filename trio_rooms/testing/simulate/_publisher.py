@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -82,10 +83,8 @@ class Publisher:
         """Send to one connection."""
         conn = self._conn_of(link)
         if conn is not None:
-            try:
+            with contextlib.suppress(OutboxFull, ConnectionGone):
                 conn.send_nowait({"n": n}, action="direct")
-            except (OutboxFull, ConnectionGone):
-                pass
 
     def _options(self, say: Say) -> dict[str, Any]:
         excluded = None if say.exclude is None else self._conn_of(say.exclude)

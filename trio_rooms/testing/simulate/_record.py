@@ -127,7 +127,7 @@ class Published:
     n: int
     rooms: tuple[str, ...]
     outcome: str
-    """"final", "queued", "duplicate", "refused", "busy", "gone", or "unknown" where it was cancelled while it waited."""
+    """"final", "queued", "duplicate", "refused", "busy", "gone", or "unknown" where it was cancelled meanwhile."""
 
 
 @attrs.frozen
@@ -258,9 +258,10 @@ class Record:
 
 def _shown(value: object) -> str:
     """As ``repr``, but the same in each process: sets have no order of their own."""
-    if attrs.has(type(value)):
-        fields = ", ".join(f"{f.name}={_shown(getattr(value, f.name))}" for f in attrs.fields(type(value)))
-        return f"{type(value).__name__}({fields})"
+    cls: Any = type(value)
+    if attrs.has(cls):
+        fields = ", ".join(f"{field.name}={_shown(getattr(value, field.name))}" for field in attrs.fields(cls))
+        return f"{cls.__name__}({fields})"
     if isinstance(value, (frozenset, set)):
         return "{" + ", ".join(sorted(map(_shown, value))) + "}"
     if isinstance(value, Mapping):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ._application import Program
-
 from ._run import Outcome, run_plan
 
 
@@ -54,5 +53,3 @@ def _shrink_list(
 
 def _checks(outcome: Outcome) -> frozenset[str]:
     return frozenset(line.partition(":")[0] for line in outcome.violations)
-
-
