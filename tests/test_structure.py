@@ -26,6 +26,9 @@ EXPORTS: dict[str, list[str]] = {
     "trio_rooms": [
         "ActionError",
         "AlreadyServing",
+        "AskFailed",
+        "AskRefused",
+        "BadAnswer",
         "BadMessage",
         "BadRoom",
         "BrokerBusy",
@@ -71,6 +74,7 @@ EXPORTS: dict[str, list[str]] = {
         "Server",
         "Slice",
         "Statistics",
+        "TooManyAsks",
         "TooManyRooms",
         "UnknownAction",
         "UnrecoverablePosition",
@@ -87,6 +91,24 @@ EXPORTS: dict[str, list[str]] = {
         "MemoryBroker",
         "MemoryBrokerStatistics",
         "Submission",
+    ],
+    "trio_rooms.client": [
+        "ClientConfig",
+        "ClientEnded",
+        "ClientError",
+        "ClientRoom",
+        "ClientStatistics",
+        "Direct",
+        "Event",
+        "Gap",
+        "Items",
+        "NotConfirmed",
+        "Presence",
+        "RequestFailed",
+        "RoomEnded",
+        "RoomsClient",
+        "StreamOverflow",
+        "open_rooms",
     ],
     "trio_rooms.middleware": ["logger", "recovery"],
     "trio_rooms.testing.simulate": [
@@ -138,6 +160,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "_messages": FOUNDATION,
     "brokers": FOUNDATION | {"_rooms"},
     "middleware": FOUNDATION,
+    "client": FOUNDATION | {"_rooms"},
 }
 
 #: Areas that prove that the public surface suffices.
@@ -445,8 +468,9 @@ def test_public_names_are_annotated() -> None:
 
 
 def test_options_are_documented() -> None:
-    """Each field of Config, Limits and RoomOptions is followed by a docstring."""
-    classes = [node for node in tree("trio_rooms._config").body if isinstance(node, ast.ClassDef)]
+    """Each field of Config, Limits, RoomOptions and ClientConfig is followed by a docstring."""
+    modules = ("trio_rooms._config", "trio_rooms._room_options", "trio_rooms.client._config")
+    classes = [node for module in modules for node in tree(module).body if isinstance(node, ast.ClassDef)]
     fields = [
         (f"{cls.name}.{ast.unparse(field.target)}", after)
         for cls in classes

@@ -3,8 +3,8 @@
 A name without an entry, and an entry without something of that name, is an error, so whoever adds an option, a hook, a
 setting or a limit adds a line here:
 
-- a field of Config, Limits or RoomOptions: its name under ``_fields`` (edit ``Unread``: where ``config``, ``limits`` or
-  ``options`` are read, the default is read instead);
+- a field of Config, Limits, RoomOptions or ClientConfig: its name under ``_fields`` (edit ``Unread``: where ``config``,
+  ``limits``, ``options`` or ``settings`` are read, the default is read instead);
 - a parameter with a default: its name under ``_parameters`` (edit ``Ignored``: the default replaces what was given);
 - something to register: a line with ``Unregistered``, and what the method returns, if anything;
 - an option of the command: a line with ``Unparsed``;
@@ -38,9 +38,16 @@ REMOVALS: dict[str, Edit] = {
         "Limits",
         "max_connections max_pending_handshakes max_header_bytes max_headers max_header_line "
         "max_target_bytes max_subprotocols max_message_bytes max_fragments message_timeout "
-        "inbox_messages max_handlers handler_timeout max_depth max_id_chars max_room_name_bytes "
+        "inbox_messages read_ahead_bytes max_pending_asks "
+        "max_handlers handler_timeout max_depth max_id_chars max_room_name_bytes "
         "max_connections_per_address max_rooms_per_connection max_rooms outbox_messages outbox_bytes "
         "session_messages max_recovery",
+    ),
+    **_fields("RoomOptions", "capacity overflow linger authorize"),
+    **_fields(
+        "ClientConfig",
+        "ping_interval pong_timeout handshake_timeout write_timeout close_timeout backoff_base backoff_most "
+        "max_message_bytes send_messages buffer_messages buffer_bytes max_handlers",
     ),
     **_fields(
         "RoomOptions",
@@ -51,6 +58,7 @@ REMOVALS: dict[str, Edit] = {
     "RoomOptions.history_meta_ttl": Rewrite("_room_options.py", "self.history_meta_ttl)", "86_400.0)"),
     **_parameters("Sending.send", "action"),
     **_parameters("Sending.send_nowait", "action"),
+    **_parameters("Sending.request", "data type"),
     **_parameters("Connection.read_json", "type"),
     **_parameters("Connection.close", "code reason"),
     **_parameters("Connection.get_metadata", "default"),
@@ -84,6 +92,16 @@ REMOVALS: dict[str, Edit] = {
     **_parameters("Server.begin_shutdown", "returning"),
     **_parameters("Headers.get", "default"),
     **_parameters("MemoryBroker.run", "task_status"),
+    **_parameters("open_rooms", "format headers ssl_context connect handlers config"),
+    **_parameters("RoomsClient.join", "data since action"),
+    **_parameters("RoomsClient.room", "data since action"),
+    **_parameters("RoomsClient.request", "data room idempotent"),
+    **_parameters("RoomsClient.stream", "data room"),
+    **_parameters("RoomsClient.send", "data room"),
+    **_parameters("ClientRoom.publish", "key"),
+    **_parameters("RequestFailed.__init__", "message temporary"),
+    **_parameters("RoomEnded.__init__", "message"),
+    **_parameters("ClientEnded.__init__", "reason status"),
     **_parameters("logger", "level"),
     **_parameters("recovery", "close"),
     **_parameters("LaggingBroker.__init__", "delay confirm bound"),
@@ -101,6 +119,8 @@ REMOVALS: dict[str, Edit] = {
     **_parameters("FaultyStream.receive_some", "max_bytes"),
     **_parameters("Closed.__init__", "reason"),
     **_parameters("ReplyError.__init__", "message temporary"),
+    **_parameters("AskRefused.__init__", "message temporary"),
+    **_parameters("Answering.answer", "data error"),
     **_parameters("client_frame", "payload fin rsv mask length length_bits"),
     **_parameters("close_payload", "reason"),
     **_parameters("handshake_bytes", "path host key subprotocol headers"),
