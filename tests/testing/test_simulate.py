@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import subprocess
@@ -15,7 +16,7 @@ import trio
 import trio._core._run as trio_run
 from trio.testing import MockClock
 
-from trio_rooms import Config, Connection, Manager
+from trio_rooms import BrokerBusy, Busy, Config, Connection, Manager
 from trio_rooms.brokers import Broker
 from trio_rooms.testing.simulate import Plan, Program, deterministic, draw_plan, run_plan, shrink, simulate
 from trio_rooms.testing.simulate.__main__ import main
@@ -121,6 +122,11 @@ def test_a_plan_can_be_made_smaller() -> None:
 # A program of somebody's own.
 
 
+#: A program that fails on purpose need not say so.
+QUIET = logging.getLogger("trio_rooms.tests.simulate")
+QUIET.setLevel(logging.CRITICAL + 1)
+
+
 def make_program(handler: Callable[[Connection, Any], Any]) -> Program:
     """With one action, "act", and rooms that everybody may join."""
 
@@ -128,7 +134,7 @@ def make_program(handler: Callable[[Connection, Any], Any]) -> Program:
         return True
 
     def make_manager(broker: Broker, config: Config) -> Manager:
-        manager = Manager(broker=broker, config=config)
+        manager = Manager(broker=broker, config=config, logger=QUIET)
         manager.room("*", authorize=everybody)
         manager.handle_message("act", handler)
         return manager
@@ -141,6 +147,16 @@ def make_program(handler: Callable[[Connection, Any], Any]) -> Program:
 
 def tell_the_rooms(conn: Connection, data: Any) -> Any:
     """Publish to each room that the client is in."""
+    for room in tuple(conn.rooms.values()):  # a copy: what is published may end the connection that it comes from
+        try:
+            room.publish_nowait({"said": data})
+        except BrokerBusy:
+            raise Busy from None
+    return data
+
+
+def forget_that_brokers_are_busy(conn: Connection, data: Any) -> Any:
+    """The same, as it is written by who has never met a busy broker."""
     for room in conn.rooms.values():
         room.publish_nowait({"said": data})
     return data
@@ -152,6 +168,12 @@ def test_a_program_of_ones_own() -> None:
     assert [line for outcome in outcomes for line in outcome.violations] == []
     said = [line for outcome in outcomes for line in outcome.record.lines() if "Seen" in line and "'said'" in line]
     assert said
+
+
+def test_a_mistake_in_a_program_of_ones_own() -> None:
+    """What a program has not thought of is met by some of its clients, who are told in which run."""
+    outcomes = (simulate(seed, make_program(forget_that_brokers_are_busy)) for seed in range(20))
+    assert any("was closed with 1011" in line for outcome in outcomes for line in outcome.violations)
 
 
 def test_a_run_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:

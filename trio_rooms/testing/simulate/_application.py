@@ -110,10 +110,10 @@ class Application:
         await trio.sleep(data.seconds)
         return "slept"
 
-    async def _stream(self, conn: Connection, data: Items) -> AsyncIterator[int]:
+    async def _stream(self, conn: Connection, data: Items) -> AsyncIterator[int]:  # noqa: ASYNC900, ASYNC911 - a handler
         for number in range(data.items):
             await trio.sleep(data.pause)
-            yield number
+            yield number  # noqa: ASYNC911 - it yields to the library
 
     async def _crash(self, conn: Connection) -> None:
         raise RuntimeError("this handler was told to fail")

@@ -122,7 +122,9 @@ class WatchedBroker:
         """What the other one does."""
         return self._inner.supports
 
-    async def run(self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(  # noqa: ASYNC128 - task_status is handed on
+        self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """As the other one; what is under way at the end is lost."""
 
         def watched(publication: Publication, position: Position | None) -> Report:

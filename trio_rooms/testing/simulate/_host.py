@@ -28,7 +28,9 @@ class Host:
         self.serving: trio.Event = trio.Event()
         """Set while a server takes connections."""
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(  # noqa: ASYNC128 - task_status is handed on
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Serve, and serve again after each end, until there is to be no more."""
         started: Callable[[], None] | None = task_status.started
         while not self._ended:

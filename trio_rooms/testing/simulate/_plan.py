@@ -80,9 +80,11 @@ class Step:
     at: float
     """Virtual seconds after the beginning."""
     kind: str
+    """What happens."""
     client: int | None
     """Who does it, or suffers it; None for the program itself."""
     args: Mapping[str, Any] = attrs.field(factory=dict)
+    """What it is about."""
 
     def __str__(self) -> str:
         who = "program" if self.client is None else f"client {self.client}"
@@ -94,8 +96,11 @@ class Plan:
     """All that a run depends on."""
 
     seed: int
+    """What it was drawn from, and what decides the rest."""
     settings: Settings
+    """The world."""
     steps: tuple[Step, ...]
+    """What is to happen, in the order of their times."""
     kinds: tuple[str, ...]
     """The kinds that are on."""
 

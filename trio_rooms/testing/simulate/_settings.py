@@ -21,27 +21,37 @@ class Settings:
     """Drawn for each seed."""
 
     clients: int
+    """How many there are."""
     formats: tuple[str, ...]
     """The subprotocol of each client."""
     loyal: tuple[bool, ...]
     """Which of the clients join their rooms again by themselves when they connect."""
     rooms: tuple[str, ...]
+    """Their names."""
     length: float
     """Virtual seconds until the last step."""
     large: int
     """Bytes of a large payload."""
     carrier: Carrier
+    """What carries connections: streams in memory, or local sockets."""
     config: Config
+    """Of the manager."""
     lag: float | None
     """Seconds that the broker takes; None for the one that takes none."""
     confirm: Literal["before", "with", "after"]
     """When the broker confirms: "before", "with" or "after" the delivery."""
     broker_bound: int
+    """Publications that may be under way in it."""
     capacity: int | None
+    """Of each room; as what follows, see ``RoomOptions``."""
     linger: float
+    """Of each room."""
     history_size: int
+    """Of the rooms with history."""
     history_ttl: float
+    """Of the rooms with history."""
     history_meta_ttl: float
+    """Of the rooms with history."""
     room_hooks: bool
     """Whether the program has hooks for joins and leaves."""
     opening_hooks: bool
