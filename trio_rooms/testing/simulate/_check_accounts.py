@@ -62,6 +62,21 @@ def check_fifo(history: History) -> Iterator[str]:
             yield f"publication {entry.n} is said to be {entry.outcome}, and was delivered {count} times"
 
 
+def check_keys(history: History) -> Iterator[str]:
+    """Of publications with the same idempotency key a server's broker delivers one to each room."""
+    keys = {str(entry.n): entry.once for _, entry in history.record.of(Published) if entry.once is not None}
+    ends = [index for index, _ in history.record.of(Served)]
+    times: Counter[tuple[int, tuple[str, ...], str]] = Counter()
+    for one in history.deliveries:
+        key = keys.get(str(one.n))
+        if key is not None:
+            serve = sum(end < one.index for end in ends)
+            times[serve, one.entry.rooms, key] += 1
+    for (_, rooms, key), count in times.items():
+        if count > 1:
+            yield f"key {key!r} is delivered {count} times to {rooms}"
+
+
 #: How often a publication is delivered, by what was said of it; of anything else: at most once.
 _TIMES: Final = {"final": (1, 1), "busy": (0, 0), "refused": (0, 0), "duplicate": (0, 0)}
 

@@ -54,7 +54,7 @@ class Publisher:
             outcome = "gone"
             return None
         finally:
-            self._record.add(Published(say.n, (say.room,), outcome))
+            self._record.add(Published(say.n, (say.room,), outcome, say.once))
 
     def broadcast(self, rooms: tuple[str, ...], say: Say) -> Report | None:
         """Publish to one room or several, or to everybody, without waiting."""
@@ -77,7 +77,7 @@ class Publisher:
             outcome = "refused"
             return None
         finally:
-            self._record.add(Published(say.n, rooms, outcome))
+            self._record.add(Published(say.n, rooms, outcome, say.once))
 
     def send(self, link: int, n: int) -> None:
         """Send to one connection."""

@@ -128,6 +128,8 @@ class Published:
     rooms: tuple[str, ...]
     outcome: str
     """"final", "queued", "duplicate", "refused", "busy", "gone", or "unknown" where it was cancelled meanwhile."""
+    once: str | None = None
+    """The idempotency key."""
 
 
 @attrs.frozen

@@ -77,7 +77,7 @@ def draw_settings(rng: random.Random, *, rooms: tuple[str, ...] | None) -> Setti
         rooms=rooms or _draw_rooms(rng),
         length=rng.choice([1.0, 3.0, 10.0]),
         large=rng.choice([300, 1500]),
-        carrier=rng.choice(["memory", "memory", "sockets"]),
+        carrier=rng.choice(["memory", "sockets"]),
         config=_draw_config(rng),
         lag=rng.choice([None, None, 0.0, 0.1, 1.0]),
         confirm=rng.choice(["before", "with", "after"]),
