@@ -39,8 +39,9 @@ from ._onion import compose
 from ._room import Room
 from ._room_options import RoomOptions
 from ._rooms.names import why_not_a_room
-from ._rooms.publication import Publication, Report
+from ._rooms.publication import Publication, Report, Until
 from ._rooms.roster import union
+from ._wire.departures import Delivery
 from ._wire.fanout import FanOut, Outcome
 from ._wire.flusher import Flusher
 from ._wire.frames import OVERHEAD
@@ -216,11 +217,15 @@ class Node:
         publication.event = msgspec.UNSET
         return submission
 
-    async def publish(self, publication: Publication) -> Report:
+    async def publish(self, publication: Publication, until: Until = "queued") -> Report:
         """Submit when the broker has room, wait for its confirmation and for the delivery on this node.
 
-        A cancel while waiting for room: nothing was published. Later: the outcome is unknown.
+        "written": wait also until no outbox of this node has it any more. A cancel while waiting for room: nothing
+        was published. A cancel before it was delivered: the outcome is unknown. Later: it stays queued for all.
         """
+        if until not in ("queued", "written"):
+            raise UsageError(f'until is "queued" or "written", not {until!r}')
+        delivery = publication.delivery = Delivery() if until == "written" else None
         delivered = trio.Event()
         publication.on_delivered = delivered.set
         submission = await self._submit_when_ready(publication)
@@ -232,7 +237,10 @@ class Node:
             self._undelivered.discard(delivered)
         if publication.report is None:
             raise NotServing("the server ended before the publication was delivered")
-        return publication.report
+        if delivery is None:
+            return publication.report
+        await delivery.wait()
+        return msgspec.structs.replace(publication.report, written=delivery.written)
 
     async def _submit_when_ready(self, publication: Publication) -> Submission:
         await trio.lowlevel.checkpoint_if_cancelled()  # who waits for the confirmation makes it a whole one
@@ -264,6 +272,9 @@ class Node:
         """Serve this node's members. The broker's to call, once for each publication, in order."""
         if len(publication.rooms) > 1:
             outcomes = self._deliver_to_several(publication)
+        elif publication.delivery is not None:
+            outboxes = self._members_for(publication)
+            outcomes = [self.fan_out.put_watched(publication, outboxes, publication.exclude, publication.delivery)]
         else:
             outcomes = [self.fan_out.put_all(publication, self._members_for(publication), publication.exclude)]
         report = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._connection import Connection
 from ._errors import ConnectionGone, OutboxFull, UsageError
-from ._rooms.publication import Report
+from ._rooms.publication import Report, Until
 
 if TYPE_CHECKING:
     from ._node import Node
@@ -19,6 +19,19 @@ class Publishing:
     @property
     def _node(self) -> Node:
         raise NotImplementedError
+
+    async def publish(
+        self,
+        room: str,
+        event: object,
+        *,
+        until: Until = "queued",
+        exclude: Iterable[Connection | str] = (),
+        key: str | None = None,
+    ) -> Report:
+        """As :meth:`Room.publish`, and the room need not exist here. Raises :exc:`BadRoom`, too."""
+        node = self._node
+        return await node.publish(node.publication((room,), event, exclude=exclude, key=key), until)
 
     def broadcast_to_room(
         self, room: str, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None

@@ -15,7 +15,7 @@ from ._context import enter_room
 from ._errors import RoomClosed, RoomFailed
 from ._room_options import RoomOptions
 from ._room_task import RoomTask
-from ._rooms.publication import Report
+from ._rooms.publication import Report, Until
 from ._rooms.roster import Roster
 
 if TYPE_CHECKING:
@@ -59,16 +59,27 @@ class Room:
         return member is not None and member is conn
 
     async def publish(
-        self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None
+        self,
+        event: object,
+        *,
+        until: Until = "queued",
+        exclude: Iterable[Connection | str] = (),
+        key: str | None = None,
     ) -> Report:
         """Publish to the room, waiting for the broker where ``publish_nowait`` would raise BrokerBusy.
 
         Returns when the broker has confirmed and the members of this node were served; what this task then
-        sends to one of them stands behind the event. A cancel while it waits for room means that nothing was
-        published; later, that the outcome is unknown. Raises :exc:`EncodingError`, :exc:`MessageTooLarge` and
-        :exc:`NotServing`. Always a checkpoint.
+        sends to one of them stands behind the event. With ``until="written"`` it returns when, besides, every member
+        of this node that was served has it no longer in its outbox: the system has taken it (``report.written``;
+        nothing is said of the peer), or it was displaced there, or the connection has ended. So it waits for the
+        slowest member, at most until ``write_timeout`` ends that one; other publishers are not held up.
+
+        A cancel while it waits for room means that nothing was published; after that, that the outcome is unknown;
+        and once it was delivered, the event stays queued for all. Raises :exc:`EncodingError`,
+        :exc:`MessageTooLarge`, :exc:`NotServing` and :exc:`UsageError`. Always a checkpoint.
         """
-        return await self._node.publish(self._node.publication_to(self._target, event, exclude=exclude, key=key))
+        publication = self._node.publication_to(self._target, event, exclude=exclude, key=key)
+        return await self._node.publish(publication, until)
 
     def publish_nowait(
         self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None

@@ -9,13 +9,14 @@ searched again and again. None of them is ever in a cycle.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from .._room_options import Overflow
 
 if TYPE_CHECKING:
+    from .._wire.departures import Delivery
     from .._wire.frames import Frame
 
 
@@ -25,6 +26,10 @@ class Format(Protocol):
     def publication(self, publication: Publication, /) -> Frame:
         """The frame that a member with this format gets."""
         ...
+
+
+#: Until when a publication is waited for.
+Until = Literal["queued", "written"]
 
 
 class Report(msgspec.Struct, frozen=True, gc=False):
@@ -44,6 +49,9 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     """Members whose connection it ended, because their outbox was full and the policy is "close"."""
     displaced: int = 0
     """Earlier publications that it pushed out of outboxes, or replaced there."""
+    written: int | None = None
+    """Of ``enqueued``, how many the system has taken to send; the others were displaced, or discarded when their
+    connection ended. None where it was not waited for, which ``until="written"`` does."""
 
     def __add__(self, other: Report) -> Report:
         return Report(
@@ -78,6 +86,8 @@ class Publication(msgspec.Struct, eq=False, gc=False):
     """What the delivery on the publisher's node did; set by ``deliver``."""
     on_delivered: Callable[[], None] | None = None
     """Called when it was delivered on the publisher's node."""
+    delivery: Delivery | None = None
+    """Told what becomes of it on the publisher's node, where somebody waits for that."""
     packed: bytes | None = None
     """The event in MessagePack, if it is known."""
     event: object = msgspec.UNSET
