@@ -45,6 +45,11 @@ class Delivery:
         if not self._open:
             self._ends.set()
 
+    @property
+    def over(self) -> bool:
+        """Whether no outbox has it any more."""
+        return self._ends.is_set()
+
     async def wait(self) -> None:
         """Wait until no outbox has it any more. Always a checkpoint; a cancel changes nothing."""
         await self._ends.wait()
