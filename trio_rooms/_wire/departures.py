@@ -26,33 +26,35 @@ from .backlog import Item
 class Delivery:
     """What has become of one publication in the outboxes that took it."""
 
-    __slots__ = ("_ends", "_open", "written")
+    __slots__ = ("_open", "_waiting", "written")
 
     def __init__(self) -> None:
         self.written = 0
         """Outboxes whose transport has taken it."""
-        self._open = 1  # the fan-out itself
-        self._ends = trio.Event()
+        self._open = 0
+        self._waiting = trio.lowlevel.ParkingLot()
 
     def opened(self) -> None:
         """One more outbox has it."""
         self._open += 1
 
     def ended(self, *, written: bool = False) -> None:
-        """One outbox has it no more; or the fan-out is over."""
+        """One outbox has it no more."""
         self.written += written
         self._open -= 1
         if not self._open:
-            self._ends.set()
+            self._waiting.unpark_all()
 
     @property
     def over(self) -> bool:
         """Whether no outbox has it any more."""
-        return self._ends.is_set()
+        return not self._open
 
     async def wait(self) -> None:
         """Wait until no outbox has it any more. Always a checkpoint; a cancel changes nothing."""
-        await self._ends.wait()
+        await trio.lowlevel.checkpoint()
+        while self._open:
+            await self._waiting.park()
 
 
 @attrs.define(eq=False)

@@ -100,7 +100,6 @@ class FanOut:
         for ident, outbox in targets.items():
             if outbox.dropped == refused[ident]:
                 outbox.watch(item, delivery)
-        delivery.ended()
         return outcome
 
 
