@@ -24,6 +24,8 @@ Limited = Literal[
     "max_rooms_per_connection",
     "message_timeout",
     "session_messages",
+    "subscription_bytes",
+    "subscription_messages",
     "write_timeout",
 ]
 

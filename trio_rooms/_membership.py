@@ -123,7 +123,16 @@ class Memberships:
                     if max_bytes is None:
                         max_bytes = self._node.config.limits.outbox_bytes // 4
                     with room._stream.catching_up() as held:
-                        one.recovery = Recovery(room, self._conn, since, max_bytes, held)
+                        one.recovery = Recovery(
+                            node=self._node,
+                            name=name,
+                            options=room.options,
+                            since=since,
+                            held=held,
+                            room=room,
+                            conn=self._conn,
+                            max_bytes=max_bytes,
+                        )
                         await self._read(one.recovery)
                         place.check()
                         yield one

@@ -42,6 +42,7 @@ from ._rooms.history import Position, Slice
 from ._rooms.names import why_not_a_room
 from ._rooms.publication import Publication, Report
 from ._rooms.roster import union
+from ._subscription import Subscriptions
 from ._wire.fanout import FanOut, Outcome
 from ._wire.flusher import Flusher
 from ._wire.frames import OVERHEAD
@@ -84,6 +85,7 @@ class Node:
     rooms: dict[str, Room] = attrs.field(factory=dict)
     closing_rooms: dict[str, Room] = attrs.field(factory=dict)
     """Rooms that are closed but whose ``on_room_close`` has not ended; the next of that name waits for it."""
+    subscriptions: Subscriptions = attrs.field(factory=Subscriptions)
     draining: bool = False
     carrier: Carrier = attrs.field(init=False)
     """Gives publications to the broker."""
@@ -255,12 +257,21 @@ class Node:
         return part
 
     async def subscribe(self, room: str) -> None:
-        """Have the broker bring the publications of a room, and no longer than there is one."""
+        """Have the broker bring the publications of a room, and no longer than anybody wants them."""
         try:
             await self.broker.subscribe(room)
         finally:
-            if room not in self.rooms:  # it went while we waited, and was unsubscribed too early
-                self.broker.unsubscribe(room)
+            self.unsubscribe(room)  # if it went while we waited, that was too early
+
+    def unsubscribe(self, room: str) -> None:
+        """Have the broker bring them no longer, unless they are wanted: there is such a room, or a task follows it."""
+        if room not in self.rooms and room not in self.subscriptions.rooms:
+            self.broker.unsubscribe(room)
+
+    def broker_ended(self) -> None:
+        """Nothing is delivered any more: who waits for that is told."""
+        self.carrier.end()
+        self.subscriptions.finish()
 
     def deliver(self, publication: Publication, position: Position | None) -> Report:
         """Serve this node's members. The broker's to call, once for each publication, in order."""
@@ -286,6 +297,8 @@ class Node:
             self.carrier.remember(publication, report)
         if publication.on_delivered is not None:
             publication.on_delivered()
+        if self.subscriptions.rooms:
+            self.subscriptions.deliver(publication, position)
         return report
 
     def put_all(

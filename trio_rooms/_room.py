@@ -210,7 +210,7 @@ class Room:
             return
         self.closed = True
         del self._node.rooms[self.name]
-        self._node.broker.unsubscribe(self.name)
+        self._node.unsubscribe(self.name)
         if self._task is not None:
             self._node.closing_rooms[self.name] = self
             self._task.closed()
