@@ -274,7 +274,7 @@ class TooManyRooms(JoinError):
 
 
 class Denied(JoinError):
-    """The room's ``authorize`` said no, or there is none and a client asked to join."""
+    """The room's ``authorize`` or ``allow_publish`` said no, or there is none; or who publishes is no member."""
 
     _CODE = "DENIED"
     _MESSAGE = "not allowed"
