@@ -26,6 +26,9 @@ EXPORTS: dict[str, list[str]] = {
     "trio_rooms": [
         "ActionError",
         "AlreadyServing",
+        "AskFailed",
+        "AskRefused",
+        "BadAnswer",
         "BadMessage",
         "BadRoom",
         "BrokerBusy",
@@ -74,6 +77,7 @@ EXPORTS: dict[str, list[str]] = {
         "Statistics",
         "Subscription",
         "SubscriptionLost",
+        "TooManyAsks",
         "TooManyRooms",
         "UnknownAction",
         "UnrecoverablePosition",

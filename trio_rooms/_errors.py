@@ -14,6 +14,8 @@
     ├── BrokerBusy                (also trio.WouldBlock) no room in the broker's queue now
     ├── HookTimeout               (also TimeoutError) a hook ran longer than ``hook_timeout``
     ├── SubscriptionLost          a task that follows a room has missed events
+    ├── AskFailed                 ``conn.request`` has no answer to return
+    │   └── AskRefused, BadAnswer, TooManyAsks
     └── ActionError               told to the client as ``{"code", "message", "temporary"}``
         ├── BadMessage, UnknownAction, DuplicateId, NeedsV1
         ├── JoinError             a join did not happen
@@ -120,6 +122,37 @@ class SubscriptionLost(RoomsError):
     Its task was too slow and the policy is "close", or the room's stream has a hole or has begun anew. Subscribe again,
     ``since`` the position that it has come to, to get what was missed or to learn that it is gone.
     """
+
+
+class AskFailed(RoomsError):
+    """A request to a client (``conn.request``) has no result; the subclass says why.
+
+    No ActionError: what one client answers is not for another one, whose handler may have asked.
+    """
+
+
+class AskRefused(AskFailed):
+    """The client answered a request with an error.
+
+    ``code``, ``message`` and ``temporary`` are what it says: made up by the client, and as long as its messages may be.
+    """
+
+    def __init__(self, code: str, message: str = "", *, temporary: bool = False) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.temporary = temporary
+
+    def __str__(self) -> str:
+        return f"the client answered {self.code[:200]!r}: {self.message[:200]!r}"
+
+
+class BadAnswer(AskFailed):
+    """The client's answer to a request could not be decoded, or is not of the type that was asked for."""
+
+
+class TooManyAsks(AskFailed):
+    """``limits.max_pending_asks`` requests wait for answers of this client; nothing was sent."""
 
 
 class ActionError(RoomsError):
