@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ._asking import ask
+from ._authorising import authorised
 from ._errors import (
     ActionError,
     ConnectionGone,
@@ -111,7 +111,11 @@ class Memberships:
         one: Joining | None = None
         try:
             with place.scope:
-                data = await ask(self._conn, options.authorize, name, client_data, "authorize") if by_client else None
+                data = (
+                    await authorised(self._conn, options.authorize, name, client_data, "authorize")
+                    if by_client
+                    else None
+                )
                 place.check()
                 place.room = room = self._reserve(name, options)
                 await self._prepare(place, room)

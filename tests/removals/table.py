@@ -41,7 +41,7 @@ REMOVALS: dict[str, Edit] = {
         "inbox_messages read_ahead_bytes max_pending_asks "
         "max_handlers handler_timeout max_depth max_id_chars max_room_name_bytes "
         "max_connections_per_address max_rooms_per_connection max_rooms outbox_messages outbox_bytes "
-        "session_messages max_recovery",
+        "session_messages subscription_messages subscription_bytes max_recovery",
     ),
     **_fields(
         "RoomOptions",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from .._asking import ask
+from .._authorising import authorised
 from .._errors import BadMessage, Denied, EncodingError, MessageTooLarge
 from .._messages.decoding import Decoders
 from .._messages.requests import Request
@@ -41,7 +41,7 @@ async def publish(dispatcher: Dispatcher, request: Request) -> dict[str, Any]:
     if room is None:
         raise Denied
     allow = room.options.allow_publish
-    told = None if allow is True else await ask(conn, allow or None, room.name, data.data, "allow_publish")
+    told = None if allow is True else await authorised(conn, allow or None, room.name, data.data, "allow_publish")
     if conn.rooms.get(data.room) is not room:  # it left, or was removed, while the program was asked
         raise Denied
     try:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ._connection import Connection
 
 
-async def ask(
+async def authorised(
     conn: Connection,
     authoriser: Callable[[Connection, str, Any], Awaitable[bool | Mapping[str, Any]]] | None,
     room: str,
