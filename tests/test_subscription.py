@@ -202,15 +202,15 @@ async def test_several_tasks_iterate(autojump_clock: MockClock) -> None:
             got.append(event.data)
             await trio.sleep(1)
 
-    async with hall(manager), trio.open_nursery() as nursery:
-        async with manager.subscribe("r") as events:
-            for _ in range(3):
-                nursery.start_soon(follow, events)
-            await settle()
-            for number in range(7):
-                manager.broadcast_to_room("r", number)
-            await trio.sleep(10)
+    async with hall(manager), manager.subscribe("r") as events, trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(follow, events)
+        await settle()
+        for number in range(7):
+            manager.broadcast_to_room("r", number)
+        await trio.sleep(10)
         assert sorted(got) == list(range(7))
+        nursery.cancel_scope.cancel()
 
 
 async def test_within_a_handler(autojump_clock: MockClock) -> None:
