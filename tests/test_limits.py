@@ -187,6 +187,12 @@ async def two_away(place: Place) -> None:
     await away(place)
 
 
+async def slow_subscription(place: Place) -> None:
+    async with place.memory.manager.subscribe("r", overflow="drop_newest"):
+        for _ in range(2):
+            place.memory.manager.broadcast_to_room("r", "x")
+
+
 async def too_many_handlers(place: Place) -> None:
     await place.client.send_action("beside")
     await place.told("BUSY", "beside")
@@ -290,6 +296,8 @@ LIMITS: dict[str, tuple[Any, Callable[[Place], Awaitable[None]]]] = {
     "outbox_messages": (3, overflow),
     "outbox_bytes": (400, overflow),
     "max_sessions": (1, two_away),
+    "subscription_messages": (1, slow_subscription),
+    "subscription_bytes": (100, slow_subscription),
     "session_messages": (1, sent(*["for the session"] * 2)),
 }
 

@@ -141,6 +141,13 @@ class Limits:
     """Sessions that are kept for clients that are away, where ``config.session_window`` is set. Beyond it: the one that
     was kept first ends, as if its time were over."""
 
+    subscription_messages: int = attrs.field(default=256, validator=count)
+    """Events that wait in one subscription of the program's, unless ``manager.subscribe`` is given another number.
+    Beyond it: the overflow policy of the subscription."""
+
+    subscription_bytes: int = attrs.field(default=1 * MIB, validator=count)
+    """Bytes of JSON that wait in one subscription, 64 more for each event. Beyond it: its overflow policy."""
+
     session_messages: int = attrs.field(default=16, validator=count)
     """Messages that wait for ``read_json`` in ``manager.session``. At the bound dispatch waits."""
 
