@@ -4,6 +4,7 @@ import { $, element, face, hue, openClient, showLink, store, stored } from "./pa
 const ROOM = "board";
 const SEND_MS = 40; // between two messages about the same
 const SMOOTH_MS = 60; // in which what moves covers two thirds of its way
+const SETTLE_MS = 300; // after which what we moved is where the room has it
 const STEP = 0.02; // of the board, by an arrow key
 const HUES = { idea: 80, plan: 250, done: 160 };
 const NAMES = ["Amber", "Basil", "Cedar", "Fern", "Hazel", "Indigo", "Juniper", "Maple", "Olive", "Poppy", "Rowan", "Sage"];
@@ -13,7 +14,7 @@ const client = openClient();
 const pointers = new Map(); // of others, by connection: {node, x, y, toX, toY, name}
 const cards = new Map(); // by id, likewise
 let mine = ""; // the id of our connection
-let held = null; // the card that we drag
+let dragged = null; // the card that is under our pressed pointer
 let last = {}; // where our pointer is
 
 // ---- what we tell: at most so often, and only the newest
@@ -94,7 +95,22 @@ function showCard({ card: id, title, x, y }) {
   if (!cards.has(id)) cards.set(id, { node: cardNode(id), x, y });
   const card = cards.get(id);
   card.node.textContent = title;
-  if (card !== held) moveTo(card, x, y); // while we drag it, we know better; what the room made of it comes after
+  card.told = [x, y];
+  if (!card.held) moveTo(card, x, y);
+}
+
+// While we move a card, what we are told of it is late: it would pull the card back. A little after our last move it
+// goes where the room has it, which may be elsewhere, if somebody else moved it, too.
+function hold(card) {
+  clearTimeout(card.timer);
+  card.held = true;
+}
+
+function letGo(card) {
+  card.timer = setTimeout(() => {
+    card.held = false;
+    moveTo(card, ...card.told);
+  }, SETTLE_MS);
 }
 
 function cardNode(id) {
@@ -105,12 +121,14 @@ function cardNode(id) {
   node.onpointerdown = (event) => {
     node.setPointerCapture(event.pointerId);
     const at = place(event);
-    held = cards.get(id);
-    Object.assign(held, { offX: held.x - at.x, offY: held.y - at.y });
+    dragged = cards.get(id);
+    hold(dragged);
+    Object.assign(dragged, { offX: dragged.x - at.x, offY: dragged.y - at.y });
     node.classList.add("held");
   };
   node.onlostpointercapture = () => {
-    held = null;
+    dragged = null;
+    letGo(cards.get(id));
     node.classList.remove("held");
   };
   node.onkeydown = (event) => {
@@ -119,7 +137,9 @@ function cardNode(id) {
     event.preventDefault();
     const card = cards.get(id);
     const step = event.shiftKey ? 5 * STEP : STEP;
-    dragTo(card, (card.toX ?? card.x) + dx * step, (card.toY ?? card.y) + dy * step);
+    hold(card);
+    dragTo(card, card.toX + dx * step, card.toY + dy * step);
+    letGo(card);
   };
   $("board").append(node);
   return node;
@@ -171,7 +191,7 @@ function dragTo(card, x, y) {
 function point(event) {
   last = { ...place(event), pressed: event.buttons > 0 };
   tell("pointer", "point", last);
-  if (held) dragTo(held, last.x + held.offX, last.y + held.offY);
+  if (dragged) dragTo(dragged, last.x + dragged.offX, last.y + dragged.offY);
 }
 
 function away() {

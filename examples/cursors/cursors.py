@@ -16,9 +16,9 @@ What everybody on the board is told; places are shares of its width and height, 
 has not been sent yet under the same key. So each publication is whole, and makes sense without those before it.
 Somebody on a bad line sees fewer steps of a movement, never old ones, and nobody else waits.
 
-**Echo.** A pointer belongs to one person: it is published to all but its owner, whose system draws it anyway. A card may
-be moved by two at once, and what counts is the order of the room: so it is published to its mover, too, and all end with
-the same.
+**Echo.** A pointer belongs to one person: it is published to all but its owner, whose system draws it anyway. A card
+may be moved by two at once, and what counts is the order of the room: so it is published to its mover, too, and all end
+with the same.
 """
 
 from __future__ import annotations
