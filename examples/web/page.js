@@ -30,11 +30,11 @@ export function face(name) {
 export const stored = (key, otherwise) => JSON.parse(sessionStorage.getItem(key)) ?? otherwise;
 export const store = (key, value) => sessionStorage.setItem(key, JSON.stringify(value));
 
-// A client of the server that the page is from; `options` as those of RoomsClient, `query` for the WebSocket's address.
-export function openClient(query = {}, options = {}) {
+// A client of the server that the page is from; `query` is for the WebSocket's address.
+export function openClient(query = {}) {
   const url = new URL("ws", location.href.replace(/^http/, "ws").split("#")[0]);
   url.search = new URLSearchParams(query);
-  return new RoomsClient(url, options);
+  return new RoomsClient(url);
 }
 
 const WORDS = {

@@ -1,7 +1,7 @@
 // A client of the subprotocol trio-rooms.v1.json, in one file without dependencies. It keeps a page up to date, through
 // lost connections and restarts of the server.
 //
-//   const client = new RoomsClient(url);                 // or new RoomsClient(url, { session: true })
+//   const client = new RoomsClient(url);
 //   const room = client.join("news", {
 //     load: async ({ recovered, data }) => { ... },      // fetch and draw the state; see below
 //     publication: (data, offset) => { ... },            // change what is drawn
@@ -130,12 +130,11 @@ export class RoomsClient extends EventTarget {
   #state = "";
   #rooms = new Map();
   #answers = new Map();
-  #session; // null: asked for, but not yet given; undefined: not wanted
+  #session = null; // what the server knows us by when we come back, where it has sessions
 
-  constructor(url, { session = false } = {}) {
+  constructor(url) {
     super();
     this.#url = url;
-    this.#session = session ? null : undefined;
     // Not after "ended": then only the person may ask for another connection.
     addEventListener("online", () => ["offline", "waiting"].includes(this.#state) && this.connect());
     addEventListener("offline", () => this.#lost({ code: 1006, reason: "" }));
@@ -196,8 +195,8 @@ export class RoomsClient extends EventTarget {
     this.#answers.set(action, answer);
   }
 
+  // Tells the server who comes back, so that it can have us in our rooms again with its welcome.
   #greet() {
-    if (this.#session === undefined) return;
     const positions = {};
     for (const room of this.#rooms.values()) {
       room.begin();
@@ -253,7 +252,7 @@ export class RoomsClient extends EventTarget {
     this.#attempt = 0;
     this.#drainMs = null;
     this.#ready = true;
-    if (this.#session !== undefined) this.#session = data.session ?? null;
+    this.#session = data.session ?? null;
     this.#tell("state", { state: "open" });
     this.#tell("welcome", data);
     for (const room of this.#rooms.values()) this.#enter(room, data.rooms?.[room.name]);
