@@ -83,6 +83,7 @@ class Room {
     for (const publication of [...publications, ...held]) this.hear(publication);
     // Behind the last publication may be some that this connection is excluded from.
     if (position) position.offset = Math.max(position.offset, offset);
+    this.#hooks.ready?.({ recovered, missed: publications.length });
   }
 
   // False where too much waits for `load`.
@@ -173,7 +174,8 @@ export class RoomsClient extends EventTarget {
     return true;
   }
 
-  // Joins now and on each later connection; hooks: {load, publication?, presence?, failed?, data?}, see above.
+  // Joins now and on each later connection; hooks: {load, publication?, ready?, presence?, failed?, data?}, see above.
+  // `ready({recovered, missed})` is called when the page has all that there is: `missed` is how much came with a join.
   // `presence(users, {came, went})` has the users as in `room.users`. `failed(error)` is called when the server refuses
   // the join or ends the membership, and when `load` fails: the room is not joined then, nor joined again.
   join(name, hooks) {
