@@ -19,6 +19,7 @@ Limited = Literal[
     "max_fragments",
     "max_handlers",
     "max_message_bytes",
+    "max_recovery",
     "max_rooms",
     "max_rooms_per_connection",
     "message_timeout",
@@ -67,6 +68,10 @@ class Statistics:
     """Messages never written because their connection ended first."""
     dropped: int
     """Publications that outboxes refused."""
+    repeated: int
+    """Deliveries that the broker had made before, or of a stream that has been followed by another."""
+    insufficient: int
+    """Members whose connection was ended with 4010, because their room's stream had a hole or began anew."""
 
 
 @attrs.define(eq=False)
@@ -82,6 +87,8 @@ class Counters:
     displaced: int = 0
     discarded: int = 0
     dropped: int = 0
+    repeated: int = 0
+    insufficient: int = 0
     rejected: Counter[str] = attrs.field(factory=Counter)
     errors_told: Counter[str] = attrs.field(factory=Counter)
     closes: Counter[str] = attrs.field(factory=Counter)

@@ -25,6 +25,7 @@ from ._formats import SUBPROTOCOLS
 from ._handshake import HandshakePolicy
 from ._listening import Listener, Place, listen, locate
 from ._node import Node
+from ._positions import watch_positions
 from ._wire.ending import close_now
 from ._wire.upgrade import AllowedOrigins, check_origins
 
@@ -124,6 +125,8 @@ class Server:
             displaced=counters.displaced + sum(outbox.displaced for outbox in outboxes),
             discarded=counters.discarded + sum(outbox.discarded for outbox in outboxes),
             dropped=counters.dropped + sum(outbox.dropped for outbox in outboxes),
+            repeated=counters.repeated,
+            insufficient=counters.insufficient,
         )
 
     def assert_quiescent(self) -> None:
@@ -216,6 +219,7 @@ async def _run_tasks(
                 server = make_server(tasks)
                 outer.start_soon(server._drain.watch)
                 outer.start_soon(server._node.flusher.run)
+                outer.start_soon(watch_positions, server._node)
                 task_status.started(server)
                 await connections_over.wait()
                 tasks.cancel_scope.deadline = server._node.grace.hard_deadline
@@ -239,7 +243,7 @@ async def _run_broker(
                 scope.shield = True
                 task_status.started()
         finally:
-            node.broker_ended()
+            node.carrier.end()
 
 
 async def _run_connections(

@@ -19,6 +19,11 @@ class Patterns:
         """Append a pattern; it applies to names that no earlier pattern matches."""
         self._patterns.append((pattern, options))
 
+    @property
+    def keeps_history(self) -> bool:
+        """Whether any of the options asks for history."""
+        return any(options.history_size for _, options in self._patterns)
+
     def match(self, name: str) -> RoomOptions | None:
         """The options for a name; None if no pattern matches."""
         for pattern, options in self._patterns:
