@@ -1,4 +1,4 @@
-"""Jobs whose progress people watch: a page that loses its connection has everything again when it is back, or knows better.
+"""Jobs whose progress people watch. A page that was cut off has all it has missed when it is back, or knows better.
 
 A page joins the room ``jobs`` by ``$join``, and asks::
 
@@ -11,14 +11,14 @@ What it is told is a job as it is now, at each of its changes, or that it is not
     {"job": id, "title", "done", "steps", "status": "running" | "done" | "cancelled", "started_at"}
     {"job": id, "gone": true}
 
-**After a cut** the page joins with its position, and the room's history has what it has missed. **After a restart** of the
-program there is a new history, of another epoch: the page is told ``recovered: false`` and loads the list again. The jobs
-themselves are the program's to keep: here in a file.
+**After a cut** the page joins with its position, and the room's history has what it has missed. **After a restart** of
+the program there is a new history, of another epoch: the page is told ``recovered: false`` and loads the list again.
+The jobs themselves are the program's to keep: here in a file.
 
-**Position first, state second.** ``list`` reads the room's position before the state. So all that is published behind the
-position reaches the page, and what the state has of it already does no harm, because each publication is whole. The other
-way round something could be in neither. It holds as well with a database in place of the dictionary, as long as a change
-is stored before it is published.
+**Position first, state second.** ``list`` reads the room's position before the state. So all that is published behind
+the position reaches the page, and what the state has of it already does no harm, because each publication is whole. The
+other way round something could be in neither. It holds as well with a database in place of the dictionary, as long as a
+change is stored before it is published.
 """
 
 from __future__ import annotations
@@ -82,12 +82,15 @@ class Store:
         self.changed = trio.Event()
 
     async def save(self) -> None:
-        """Write the file, which is at no time half written."""
+        """Write the file, in a thread."""
         if self.path is not None:
-            text = json.dumps([attrs.asdict(job) for job in self.jobs.values()])
-            await trio.to_thread.run_sync(self._write, self.path, text)
+            await trio.to_thread.run_sync(self.write, self.path, self.text())
 
-    def _write(self, path: Path, text: str) -> None:
+    def text(self) -> str:
+        return json.dumps([attrs.asdict(job) for job in self.jobs.values()])
+
+    def write(self, path: Path, text: str) -> None:
+        """Replace the file in one step: it is at no time half written."""
         draft = path.with_suffix(".new")
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, path)
