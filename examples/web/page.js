@@ -43,6 +43,7 @@ const WORDS = {
   draining: "Restarting",
   waiting: "Reconnecting",
   offline: "Offline",
+  closed: "Disconnected",
   ended: "Disconnected",
 };
 
@@ -60,8 +61,8 @@ export function showLink(client, place) {
     place.dataset.state = link.state;
     if (words.textContent !== WORDS[link.state]) words.textContent = WORDS[link.state];
     seconds.textContent = link.state === "waiting" && left ? `in ${left} s` : "";
-    now.hidden = !["waiting", "ended"].includes(link.state);
-    now.textContent = link.state === "ended" ? "Reconnect" : "Now";
+    now.hidden = !["waiting", "closed", "ended"].includes(link.state);
+    now.textContent = link.state === "waiting" ? "Now" : "Reconnect";
   };
   client.addEventListener("state", ({ detail }) => {
     link = detail;

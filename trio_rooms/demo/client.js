@@ -16,7 +16,7 @@
 // the position of the state, `{epoch, offset}`, where it knows it; else the page compares numbers of its own.
 //
 // Events of the client (CustomEvent, `detail` as given):
-//   state        {state: "connecting" | "open" | "draining" | "waiting" | "offline" | "ended", at?, code?, reason?}
+//   state        {state: "connecting" | "open" | "draining" | "waiting" | "offline" | "closed" | "ended", at?, code?, reason?}
 //   welcome      {connection, session?, restored?, rooms?}   a new connection is ready
 //   publication  {room, data, offset?}  of rooms that the page has not joined by `join`, but for instance by a handler
 //   presence     {room, users} or {room, joins, leaves}      of such rooms
@@ -150,6 +150,13 @@ export class RoomsClient extends EventTarget {
     socket.onopen = () => socket === this.#socket && this.#greet();
     socket.onmessage = (event) => socket === this.#socket && this.#receive(JSON.parse(event.data));
     socket.onclose = (event) => socket === this.#socket && this.#lost(event);
+  }
+
+  // Ends the connection, and opens no other until `connect`. Idempotent requests wait for that one.
+  close() {
+    clearTimeout(this.#timer);
+    this.#drop({ forGood: false });
+    this.#tell("state", { state: "closed" });
   }
 
   // The reply's data; rejects with a RequestError. NOT_CONFIRMED: the request may or may not have been done. One that
@@ -305,22 +312,26 @@ export class RoomsClient extends EventTarget {
   }
 
   #lost({ code, reason }) {
+    if (!this.#socket) return;
+    const ended = code >= 4500 && code <= 4999;
+    this.#drop({ forGood: ended });
+    if (ended) return this.#tell("state", { state: "ended", code, reason });
+    if (!navigator.onLine) return this.#tell("state", { state: "offline" });
+    this.#retryIn(this.#delay(), code);
+  }
+
+  #drop({ forGood }) {
     const socket = this.#socket;
-    if (!socket) return;
     this.#socket = null;
     this.#ready = false;
-    socket.close();
-    const ended = code >= 4500 && code <= 4999;
+    socket?.close();
     for (const room of this.#rooms.values()) room.end();
     for (const [id, waiting] of [...this.#waiting]) {
       clearTimeout(waiting.timer);
       waiting.timer = undefined;
-      if (waiting.idempotent && !ended) continue;
+      if (waiting.idempotent && !forGood) continue;
       this.#settle(id, { code: "NOT_CONFIRMED", message: "The connection was lost before an answer came.", temporary: true });
     }
-    if (ended) return this.#tell("state", { state: "ended", code, reason });
-    if (!navigator.onLine) return this.#tell("state", { state: "offline" });
-    this.#retryIn(this.#delay(), code);
   }
 
   // Full jitter: clients that were cut off together do not come back together. A drain has its own time, once.
