@@ -164,7 +164,7 @@ $("say").onsubmit = (event) => {
   toldTyping = 0;
   say(text);
 };
-$("cut").onclick = () => (document.body.classList.contains("stale") ? client.connect() : client.close());
+$("cut").onclick = () => ($("cut").ariaPressed === "true" ? client.connect() : client.close());
 $("enter").onsubmit = (event) => {
   event.preventDefault();
   location.search = new URLSearchParams({ name: $("name").value.trim() }); // in the address, a reload is the same person

@@ -1,7 +1,7 @@
 """A chat that forgets nothing: history, recovery, presence, and who is typing.
 
-Who somebody is, is decided before the upgrade: ``/ws?name=Ada`` is Ada. There are no passwords in it, and there would be at
-that very place. So Ada in two tabs is one user with two connections.
+Who somebody is, is decided before the upgrade: ``/ws?name=Ada`` is Ada. There are no passwords in this chat; they would
+be checked at that very place. So Ada in two tabs is one user with two connections.
 
 A page joins the room ``chat`` by ``$join``, reads the last messages by ``$history``, and says::
 
