@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import trio
 from trio.testing import MockClock
 
 from chat import MAX_NAME, MAX_TEXT, REMEMBERED, ROOM, make_manager
