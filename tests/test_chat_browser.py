@@ -124,7 +124,8 @@ async def test_a_reconnect_does_not_flicker() -> None:
             """
             window.lists = new Set();
             const people = () => String([...document.querySelectorAll("#people li")].map((it) => it.dataset.user));
-            new MutationObserver(() => lists.add(people())).observe(document.querySelector("#people"), { childList: true });
+            const look = new MutationObserver(() => lists.add(people()));
+            look.observe(document.querySelector("#people"), { childList: true });
             """
         )
         await ada.click("#cut")
