@@ -150,7 +150,7 @@ function problem(text = "") {
   $("problem").hidden = !text;
 }
 
-let toldTyping = 0;
+let toldTyping = -Infinity;
 $("text").oninput = () => {
   problem();
   if (!$("text").value || performance.now() - toldTyping < TYPING_MS / 2 || !room.joined) return;
@@ -161,7 +161,7 @@ $("say").onsubmit = (event) => {
   const text = $("text").value.trim();
   if (!text) return;
   $("text").value = "";
-  toldTyping = 0;
+  toldTyping = -Infinity;
   say(text);
 };
 $("cut").onclick = () => ($("cut").ariaPressed === "true" ? client.connect() : client.close());
