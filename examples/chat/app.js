@@ -10,6 +10,8 @@ const name = new URL(location.href).searchParams.get("name") ?? localStorage.get
 let client = null;
 let room = null;
 const lines = new Map(); // id of a message -> what shows it
+let unread = 0; // since the tab is hidden
+let known = null; // the last line that was there when the connection was lost
 const typing = new Map(); // user -> the timer of its end
 
 function open() {
@@ -17,7 +19,9 @@ function open() {
   localStorage.setItem("name", name);
   client = openClient({ name });
   client.addEventListener("state", ({ detail: { state } }) => {
-    document.body.classList.toggle("stale", !["open", "draining"].includes(state));
+    const connected = ["open", "draining"].includes(state);
+    document.body.classList.toggle("stale", !connected);
+    if (!connected) known ??= [...$("log").querySelectorAll("li:not(.pending)")].at(-1) ?? null;
     $("cut").setAttribute("aria-pressed", String(state === "closed"));
     $("cut").textContent = state === "closed" ? "Come back" : "Go offline";
   });
@@ -31,7 +35,8 @@ function open() {
     },
     publication: (data) => (data.typing === undefined ? hear(data) : showTyping(data.typing)),
     ready: ({ recovered, missed }) => {
-      if (recovered && missed) notice(missed === 1 ? "One message came while you were away" : `${missed} messages came while you were away`, "good");
+      if (recovered && missed) notice(missed === 1 ? "One message came while you were away" : `${missed} messages came while you were away`, "good", known);
+      known = null;
       if (document.hidden) client.send("away", { away: true });
     },
     presence: drawPeople,
@@ -61,14 +66,15 @@ async function say(text) {
 }
 
 function hear(message) {
+  if (document.hidden && !lines.has(message.id)) document.title = `(${++unread}) Chat`;
   stopTyping(message.user);
-  const known = lines.get(message.id);
-  if (!known) return show(message);
-  if (!known.classList.contains("pending")) return;
+  const line = lines.get(message.id);
+  if (!line) return show(message);
+  if (!line.classList.contains("pending")) return;
   // Our own: now it has its place in the order of the room.
-  known.classList.remove("pending");
-  known.querySelector("time").replaceWith(time(message.at));
-  append(known);
+  line.classList.remove("pending");
+  line.querySelector("time").replaceWith(time(message.at));
+  append(line);
 }
 
 const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
@@ -83,13 +89,17 @@ function show({ id, user, at, text }) {
   const own = user === name;
   const line = element("li", own ? "message own" : "message", face(user), element("p", "by", element("b", "", own ? "You" : user), time(at)), element("p", "text", text));
   line.style.setProperty("--hue", hue(user));
-  line.dataset.id = id;
+  Object.assign(line.dataset, { id, user });
   lines.set(id, line);
   append(line);
   return line;
 }
 
-const notice = (text, kind) => append(element("li", `notice ${kind}`, text));
+function notice(text, kind, after = null) {
+  const line = element("li", `notice ${kind}`, text);
+  if (after?.isConnected) after.after(line);
+  else append(line);
+}
 
 function append(line) {
   const { scrollTop, clientHeight, scrollHeight } = $("scroller");
@@ -100,6 +110,10 @@ function append(line) {
   while ($("log").children.length > KEEP) {
     lines.delete($("log").firstChild.dataset.id);
     $("log").firstChild.remove();
+  }
+  // Who goes on speaking is named once.
+  for (const one of [line, line.nextElementSibling]) {
+    one?.classList.toggle("follows", one.dataset.user !== undefined && one.previousElementSibling?.dataset.user === one.dataset.user);
   }
   if (follows || line.classList.contains("pending")) $("scroller").scrollTop = $("scroller").scrollHeight;
 }
@@ -112,7 +126,9 @@ function drawPeople(users, { came = [], went = [] } = {}) {
     ...sorted.map(([user, tabs]) => {
       const away = tabs.every((tab) => tab.away);
       const about = [user === name ? "you" : "", tabs.length > 1 ? `${tabs.length} tabs` : "", away ? "away" : ""];
-      const item = element("li", away ? "away" : "", face(user), element("span", "", user), element("small", "", about.filter(Boolean).join(", ")));
+      const chip = element(user === name ? "a" : "span", "", face(user), element("span", "", user), element("small", "", about.filter(Boolean).join(", ")));
+      if (user === name) Object.assign(chip, { href: "?name=", title: "Take another name" });
+      const item = element("li", away ? "away" : "", chip);
       item.dataset.user = user;
       return item;
     }),
@@ -169,6 +185,10 @@ $("enter").onsubmit = (event) => {
   event.preventDefault();
   location.search = new URLSearchParams({ name: $("name").value.trim() }); // in the address, a reload is the same person
 };
-document.onvisibilitychange = () => room?.joined && client.send("away", { away: document.hidden });
+document.onvisibilitychange = () => {
+  if (room?.joined) client.send("away", { away: document.hidden });
+  unread = 0;
+  document.title = "Chat";
+};
 
 if (name) open();
