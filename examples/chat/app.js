@@ -99,6 +99,14 @@ function notice(text, kind, after = null) {
   const line = element("li", `notice ${kind}`, text);
   if (after?.isConnected) after.after(line);
   else append(line);
+  group(line.nextElementSibling);
+}
+
+// Who goes on speaking is named once.
+function group(...lines) {
+  for (const line of lines) {
+    line?.classList.toggle("follows", line.dataset.user !== undefined && line.previousElementSibling?.dataset.user === line.dataset.user);
+  }
 }
 
 function append(line) {
@@ -111,10 +119,7 @@ function append(line) {
     lines.delete($("log").firstChild.dataset.id);
     $("log").firstChild.remove();
   }
-  // Who goes on speaking is named once.
-  for (const one of [line, line.nextElementSibling]) {
-    one?.classList.toggle("follows", one.dataset.user !== undefined && one.previousElementSibling?.dataset.user === one.dataset.user);
-  }
+  group(line, line.nextElementSibling);
   if (follows || line.classList.contains("pending")) $("scroller").scrollTop = $("scroller").scrollHeight;
 }
 
