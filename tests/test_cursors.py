@@ -36,11 +36,17 @@ async def person(server: MemoryServer, name: str, *, wrap: Wrap | None = None) -
 
 
 async def hear(client: TestClient) -> Json:
-    """What is published next on the board."""
-    message = await client.receive_json()
+    """What is published next on the board; who is there is told beside it."""
+    while (message := await client.receive_json()).get("action") == "$presence":
+        pass
     assert message["room"] == ROOM, message
     data: Json = message["data"]
     return data
+
+
+async def hear_nothing(client: TestClient) -> None:
+    with trio.move_on_after(2):
+        raise AssertionError(f"heard {await hear(client)}")
 
 
 async def test_a_pointer_is_told_to_the_others(autojump_clock: MockClock) -> None:
@@ -58,9 +64,18 @@ async def test_a_pointer_is_told_to_the_others(autojump_clock: MockClock) -> Non
             await bob.request("rename", {"name": " Bob  B "})
             await bob.send_json({"action": "point", "data": {"x": 0, "y": 0}})
             assert (await hear(ada))["name"] == "Bob B"
-            await bob.receive_nothing(1)
+            await hear_nothing(bob)
         assert await hear(ada) == {"pointer": first["pointer"]}
-        await ada.receive_nothing(1)
+        await hear_nothing(ada)
+
+
+async def test_who_is_there_is_told(autojump_clock: MockClock) -> None:
+    """By name, also who has no pointer on the board; under the new name after a change of it."""
+    async with serve() as server, person(server, "Ada") as ada, person(server, "Bob") as bob:
+        await bob.request("rename", {"name": "Robert"})
+        await trio.sleep(2)
+        users = (await ada.request("$presence", {"room": ROOM}))["users"]
+        assert sorted(entry["name"] for entries in users.values() for entry in entries) == ["Ada", "Robert"]
 
 
 async def test_a_card_is_told_to_all(autojump_clock: MockClock) -> None:
@@ -124,7 +139,12 @@ async def test_a_name_is_needed(name: object, autojump_clock: MockClock) -> None
         await client.receive_json()
         assert (await refusal(client, "$join", {"room": ROOM, "data": {"name": name}})).code == "BAD_NAME"
         assert (await refusal(client, "$join", {"room": ROOM})).code == "BAD_NAME"
-        for action, data in (("look", {}), ("point", {"x": 0, "y": 0}), ("move", {"card": "idea", "x": 0, "y": 0})):
+        for action, data in (
+            ("look", {}),
+            ("point", {"x": 0, "y": 0}),
+            ("rename", {"name": "x"}),
+            ("move", {"card": "idea", "x": 0, "y": 0}),
+        ):
             assert (await refusal(client, action, data)).code == "NOT_ON_BOARD"
 
 
@@ -134,7 +154,7 @@ async def test_what_is_not_on_the_board_cannot_be_moved(autojump_clock: MockCloc
         assert (await refusal(ada, "move", {"card": "none", "x": 0, "y": 0})).code == "UNKNOWN_CARD"
         assert (await refusal(ada, "move", {"card": "idea", "x": "left", "y": 0})).code == "BAD_MESSAGE"
         assert (await refusal(ada, "point", {"x": "left"})).code == "BAD_MESSAGE"
-        await ada.receive_nothing(1)
+        await hear_nothing(ada)
 
 
 async def test_the_page_and_all_that_it_loads_are_served(autojump_clock: MockClock) -> None:

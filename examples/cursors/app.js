@@ -52,8 +52,8 @@ const room = client.join(ROOM, {
     for (const pointer of board.pointers) showPointer(pointer);
     for (const card of board.cards) showCard(card);
     if (last.x !== undefined) tell("pointer", "point", last);
-    drawPeople();
   },
+  presence: drawPeople,
   publication: (it) => (it.card ? showCard(it) : showPointer(it)),
   failed: (error) => problem(error.message),
 });
@@ -64,7 +64,6 @@ function showPointer({ pointer: id, name, x, y, pressed }) {
   if (x === undefined) {
     known?.node.remove();
     pointers.delete(id);
-    if (known) drawPeople();
     return;
   }
   if (!known) pointers.set(id, { node: pointerNode(id), x, y, name: "" });
@@ -74,7 +73,6 @@ function showPointer({ pointer: id, name, x, y, pressed }) {
     pointer.name = name;
     pointer.node.style.setProperty("--hue", hue(name));
     pointer.node.querySelector("b").textContent = name;
-    drawPeople();
   }
   moveTo(pointer, x, y);
 }
@@ -210,7 +208,6 @@ $("name").onchange = async () => {
     await client.request("rename", { name: $("name").value });
     me.name = $("name").value;
     store("name", me.name);
-    drawPeople();
   } catch (error) {
     problem(error.message);
     $("name").value = me.name;
@@ -222,19 +219,22 @@ function problem(text = "") {
   $("name-problem").hidden = !text;
 }
 
-function drawPeople() {
-  const names = [me.name, ...[...pointers.values()].map(({ name }) => name)];
+// A user is a connection here, for nobody says who they are: each has one entry.
+function drawPeople(users, { came = [], went = [] }) {
+  const others = [...users].filter(([user]) => user !== mine).map(([, [{ name }]]) => name);
+  const names = [me.name, ...others.sort((a, b) => a.localeCompare(b))];
   $("people").replaceChildren(
     ...names.map((name, i) => {
-      const item = element("li", "", face(name), element("span", "unseen", i ? name : `${name} (you)`));
-      item.title = i ? name : `${name} (you)`;
+      const about = i ? name : `${name} (you)`;
+      const item = element("li", "", face(name), element("span", "unseen", about));
+      item.title = about;
       return item;
     }),
   );
   $("hint").hidden = names.length > 1;
+  if (came.length + went.length) $("announcer").textContent = names.length > 1 ? `${names.length} people are here` : "Only you are here";
 }
 
 store("name", me.name);
 showLink(client, $("link"));
-drawPeople();
 client.connect();

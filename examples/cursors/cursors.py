@@ -7,7 +7,7 @@ A page joins the room ``board`` by ``$join`` with ``{"name"}`` as data, and asks
     move   {"card", "x", "y"}
     rename {"name"}
 
-What everybody on the board is told; places are shares of its width and height, from 0 to 1::
+What everybody on the board is told, besides who is there, which is ``$presence``; places are shares of its width and height, from 0 to 1::
 
     {"pointer": connection, "name", "x", "y", "pressed"}, or {"pointer": connection} when it is not there any more
     {"card": id, "title", "x", "y"}
@@ -29,7 +29,7 @@ from typing import Any
 
 import attrs
 
-from trio_rooms import ActionError, Connection, Manager, Room
+from trio_rooms import ActionError, Connection, Manager, Presence, Room
 
 ROOM = "board"
 LINGER = 600  # seconds that an empty board is kept as it was left
@@ -79,7 +79,13 @@ def make_manager() -> Manager:
         conn.metadata["name"] = tidy(data.get("name") if isinstance(data, dict) else None)
         return True
 
-    manager.room(ROOM, overflow="conflate", capacity=100, linger=LINGER, authorize=authorize)
+    def entry(conn: Connection, room: Room) -> Json:
+        """What others are told of somebody who is here, whether or not there is a pointer."""
+        return {"name": conn.metadata["name"]}
+
+    manager.room(
+        ROOM, overflow="conflate", capacity=100, linger=LINGER, authorize=authorize, presence=Presence(entry=entry)
+    )
 
     @manager.on_room_open
     def open_board(room: Room) -> None:
@@ -92,7 +98,9 @@ def make_manager() -> Manager:
 
     @manager.on("rename")
     def rename(conn: Connection, data: Name) -> None:
+        board_of(conn)
         conn.metadata["name"] = tidy(data.name)
+        conn.set_presence(ROOM, {"name": conn.metadata["name"]})
 
     @manager.on("point")
     def point(conn: Connection, data: Point) -> None:
