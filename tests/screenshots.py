@@ -23,9 +23,10 @@ LOW = (1080, 400)
 PHONE = (390, 1180)  # taller than a phone, to show all of the page
 SCALE = 1.5
 
-sys.path += [str(ROOT / "examples" / example) for example in ("dashboard", "cursors", "jobs")]
+sys.path += [str(ROOT / "examples" / example) for example in ("dashboard", "chat", "cursors", "jobs")]
 
-import cursors  # noqa: E402 - from the folders above
+import chat  # noqa: E402 - from the folders above
+import cursors  # noqa: E402
 import dashboard  # noqa: E402
 from jobs import ROOM, Jobs, Store  # noqa: E402
 
@@ -89,6 +90,32 @@ async def picture_dashboard(browser: Browser, url: str) -> None:
     await page.shows("[data-node=hd] small", "failed")
     await page.prefer(color_scheme="dark")
     await shoot(page, "dashboard-phone.png", PHONE)
+
+
+async def picture_chat(browser: Browser, url: str) -> None:
+    """Somebody who was away while another, in two tabs, went on talking."""
+    ada, grace, _ = [await browser.new_page(f"{url}?name={name}") for name in ("Ada", "Grace", "Grace")]
+    await ada.resize(*WIDE)
+    await ada.shows("#people", "2 tabs")
+
+    async def say(page: Page, text: str) -> None:
+        await page.type("#text", text)
+        await page.press("Enter")
+
+    for page, text in ((ada, "I am on the train."), (grace, "Then you will be gone in the tunnel.")):
+        await say(page, text)
+        await ada.shows(".message:not(.pending)", text)
+    await ada.set_offline(True)
+    for text in ("Are you still there?", "I will just go on."):
+        await say(grace, text)
+        await grace.shows(".message:not(.pending)", text)
+    await say(ada, "Said in the tunnel, and sent once.")
+    await ada.set_offline(False)
+    await ada.shows(".message:not(.pending)", "Said in the tunnel")
+    await ada.shows("#people", "2 tabs")
+    await grace.type("#text", "W")
+    await ada.shows("#typing", "Grace is typing")
+    await shoot(ada, "chat.png", WIDE)
 
 
 async def picture_cursors(browser: Browser, url: str) -> None:
@@ -166,6 +193,8 @@ async def main() -> None:
             await picture_demo(browser, url)
         async with serve(dashboard.make_manager()) as url:
             await picture_dashboard(browser, url)
+        async with serve(chat.make_manager()) as url:
+            await picture_chat(browser, url)
         async with serve(cursors.make_manager()) as url:
             await picture_cursors(browser, url)
         jobs = Jobs(Store(), speed=0.001)

@@ -65,6 +65,29 @@ async def test_the_close_code_decides() -> None:
         assert await run(page, script) == [back | {"4500": "ended", "4999": "ended"}, "ended", 1]
 
 
+async def test_a_page_may_close_it() -> None:
+    """Then nothing brings the connection back but `connect`, for which idempotent requests wait; also from a wait."""
+    script = """
+      const outcome = (promise) => promise.catch(({ code }) => code);
+      last().welcome();
+      const asked = [outcome(client.request("plain")), outcome(client.request("again", 1, { idempotent: true }))];
+      client.close();
+      dispatchEvent(new Event("online"));
+      const closed = [states.at(-1), sockets.length, timers.size, sockets[0].closed];
+      client.connect();
+      last().welcome();
+      last().say({ id: last().asked("again").id, data: "done" });
+      last().end(1006);
+      client.close();
+      return [closed, await Promise.all(asked), states.at(-1), timers.size];
+    """
+    async with open_page() as page:
+        closed, outcomes, state, timers = await run(page, script)
+        assert closed == ["closed", 1, 0, True]
+        assert outcomes == ["NOT_CONFIRMED", "done"]
+        assert (state, timers) == ("closed", 0)
+
+
 async def test_without_network_it_waits_for_it() -> None:
     """Offline it tries nothing; when there is a network again it connects at once, also from a wait."""
     script = """

@@ -40,6 +40,29 @@ async def test_a_room_is_joined_again_from_where_the_page_is() -> None:
         assert (joined, recovered, position) == (True, True, {"epoch": "e", "offset": 15})
 
 
+async def test_a_page_is_told_when_it_has_everything() -> None:
+    """After the state is loaded and what came meanwhile, or after what it has missed, with how much that was."""
+    script = """
+      const ready = ({ recovered, missed }) => heard.push(["ready", recovered, missed]);
+      let loaded;
+      load = () => new Promise((resolve) => (loaded = resolve));
+      client.join("r", { ...hooks, ready });
+      last().welcome();
+      await last().reply("$join", { room: "r", epoch: "e", offset: 7 });
+      last().publish(8, 8);
+      loaded();
+      await settled();
+      last().end(1006);
+      pass();
+      last().welcome();
+      const publications = [{ offset: 9, data: 9 }, { offset: 10, data: 10 }];
+      await last().reply("$join", { room: "r", epoch: "e", offset: 10, recovered: true, publications });
+      return heard;
+    """
+    async with open_page() as page:
+        assert await run(page, script) == [None, 8, ["ready", None, 0], 9, 10, ["ready", True, 2]]
+
+
 async def test_what_is_not_recovered_is_loaded() -> None:
     """The page is told false; what is published while it loads comes after, without what the state contains."""
     script = """

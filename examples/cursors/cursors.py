@@ -7,7 +7,7 @@ A page joins the room ``board`` by ``$join`` with ``{"name"}`` as data, and asks
     move   {"card", "x", "y"}
     rename {"name"}
 
-What everybody on the board is told, besides who is there, which is ``$presence``; places are shares of its width and height, from 0 to 1::
+What everybody on the board is told, besides who is there (``$presence``); places are shares of its width and height::
 
     {"pointer": connection, "name", "x", "y", "pressed"}, or {"pointer": connection} when it is not there any more
     {"card": id, "title", "x", "y"}
