@@ -272,7 +272,7 @@ async def test_a_session_is_restored() -> None:
     """
     async with open_page() as page:
         first, second, heard, joins, third = await run(page, script)
-        assert first == {"action": "$session", "data": {"session": None, "positions": {}}}
+        assert first == {"action": "$session", "data": {"session": None, "positions": {}}, "id": 0}
         assert second["data"] == {"session": "token", "positions": {"r": {"epoch": "e", "offset": 8}}}
         assert heard == [None, None, "before", "missed", "DENIED", "after"]
         assert joins == ["other"]

@@ -204,14 +204,15 @@ export class RoomsClient extends EventTarget {
     this.#answers.set(action, answer);
   }
 
-  // Tells the server who comes back, so that it can have us in our rooms again with its welcome.
+  // Tells the server who comes back, so that it can have us in our rooms again with its welcome. The id is nobody's: a
+  // server without sessions answers that it has none, and that is all right.
   #greet() {
     const positions = {};
     for (const room of this.#rooms.values()) {
       room.begin();
       if (room.position) positions[room.name] = room.position;
     }
-    this.#socket.send(JSON.stringify({ action: "$session", data: { session: this.#session, positions } }));
+    this.#socket.send(JSON.stringify({ action: "$session", data: { session: this.#session, positions }, id: 0 }));
   }
 
   #receive(message) {
