@@ -314,7 +314,9 @@ def absolute_imports(path: Path) -> Iterator[tuple[str, str | None]]:
                 yield node.module or "", alias.name
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT / "examples"))
+)
 def test_examples_use_only_public_names(path: Path) -> None:
     """An example is written with what the package exports, and needs nothing that does not come with it."""
     neighbours = {other.stem for other in path.parent.glob("*.py")}

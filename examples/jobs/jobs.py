@@ -102,25 +102,25 @@ class Jobs:
     def __init__(self, store: Store, *, speed: float = 1.0) -> None:
         self.store = store
         self.manager = Manager()
-        self._speed = speed
-        self._nursery: trio.Nursery | None = None
-        self._register()
+        self.speed = speed
+        self.nursery: trio.Nursery | None = None
+        self.register()
 
     async def run(self) -> None:
         """Go on with the jobs that are not over, run those that are started, and keep the file up to date."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._save_changes)
+                nursery.start_soon(self.save_changes)
                 for job in self.store.jobs.values():
                     if job.status == "running":
-                        nursery.start_soon(self._work, job)
-                self._nursery = nursery
+                        nursery.start_soon(self.work, job)
+                self.nursery = nursery
         finally:
-            self._nursery = None
+            self.nursery = None
             with trio.move_on_after(5, shield=True):
                 await self.store.save()
 
-    def _register(self) -> None:
+    def register(self) -> None:
         manager = self.manager
 
         async def anybody(conn: Connection, room: str, data: object) -> bool:
@@ -136,7 +136,7 @@ class Jobs:
 
         @manager.on("start")
         def start(conn: Connection, data: Start) -> Json:
-            return (self.store.jobs.get(data.job) or self._start(data)).public()
+            return (self.store.jobs.get(data.job) or self.start(data)).public()
 
         @manager.on("cancel")
         def cancel(conn: Connection, data: Which) -> Json:
@@ -145,42 +145,42 @@ class Jobs:
                 raise ActionError("UNKNOWN_JOB", "This job is not kept any more.")
             if job.status == "running":
                 job.status = "cancelled"
-                self._tell(job.public())
+                self.tell(job.public())
             return job.public()
 
         add_pages(manager)
 
-    def _start(self, wish: Start) -> Job:
+    def start(self, wish: Start) -> Job:
         title = " ".join(wish.title.split())
         if not title or not title.isprintable() or len(title) > MAX_TITLE or not 8 <= len(wish.job) <= 64:
             raise ActionError("BAD_JOB", f"A job has a title of at most {MAX_TITLE} visible characters, and an id.")
         jobs = self.store.jobs
         over = [job.id for job in jobs.values() if job.status != "running"]
-        if self._nursery is None or len(jobs) - len(over) >= MAX_RUNNING:
+        if self.nursery is None or len(jobs) - len(over) >= MAX_RUNNING:
             raise ActionError("TOO_MANY_RUNNING", f"{MAX_RUNNING} jobs run at a time. Wait for one.", temporary=True)
         if len(jobs) >= MAX_KEPT:
             del jobs[over[0]]
-            self._tell({"job": over[0], "gone": True})
+            self.tell({"job": over[0], "gone": True})
         job = jobs[wish.job] = Job(wish.job, title)
-        self._nursery.start_soon(self._work, job)
-        self._tell(job.public())
+        self.nursery.start_soon(self.work, job)
+        self.tell(job.public())
         return job
 
-    async def _work(self, job: Job) -> None:
+    async def work(self, job: Job) -> None:
         """Stands for work that can go on where it was."""
         while job.status == "running":
-            await trio.sleep(STEP_SECONDS / self._speed)
+            await trio.sleep(STEP_SECONDS / self.speed)
             if job.status == "running":
                 job.done += 1
                 job.status = "done" if job.done == job.steps else "running"
-                self._tell(job.public())
+                self.tell(job.public())
 
-    def _tell(self, change: Json) -> None:
+    def tell(self, change: Json) -> None:
         """Behind the change, and in the same step."""
         self.manager.broadcast_to_room(ROOM, change)
         self.store.changed.set()
 
-    async def _save_changes(self) -> None:
+    async def save_changes(self) -> None:
         while True:
             await self.store.changed.wait()
             self.store.changed = trio.Event()
