@@ -40,6 +40,7 @@ EXPORTS: dict[str, list[str]] = {
         "Denied",
         "DuplicateId",
         "EncodingError",
+        "EntryTooLarge",
         "HandshakeRequest",
         "Headers",
         "HookTimeout",
@@ -55,6 +56,7 @@ EXPORTS: dict[str, list[str]] = {
         "NotServing",
         "OutboxFull",
         "OutboxStatistics",
+        "Presence",
         "Publication",
         "Refuse",
         "Report",
@@ -103,7 +105,9 @@ EXPORTS: dict[str, list[str]] = {
     ],
 }
 
-FOUNDATION = frozenset({"_errors", "_config", "_room_options", "_validators", "_identity", "_chance"})
+FOUNDATION = frozenset(
+    {"_errors", "_config", "_room_options", "_presence_options", "_validators", "_identity", "_chance"}
+)
 
 #: What an area (a module or folder right below the package) may import besides itself. Joints, the
 #: private modules that are not listed, may import everything private; USERS only what is public.
@@ -113,7 +117,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "_validators": frozenset(),
     "_chance": frozenset(),
     "_config": frozenset({"_errors", "_validators"}),
-    "_room_options": frozenset({"_errors", "_validators"}),
+    "_presence_options": frozenset({"_errors", "_validators"}),
+    "_room_options": frozenset({"_errors", "_presence_options", "_validators"}),
     "_wire": FOUNDATION,
     "_rooms": FOUNDATION,
     "_messages": FOUNDATION,
@@ -127,6 +132,8 @@ USERS = frozenset({"testing", "cli", "demo"})
 #: Known by name only, for annotations under TYPE_CHECKING; each with its reason.
 KNOWN_AS_TYPES: dict[tuple[str, str], str] = {
     ("_room_options", "_connection"): "RoomOptions.authorize is called with one",
+    ("_presence_options", "_connection"): "Presence.entry is called with one",
+    ("_presence_options", "_room"): "and with the room, as Presence.fetch is",
     ("_rooms", "_wire"): "a publication keeps its frames, which the rooms never look into",
     ("middleware", "_onion"): "middleware is called with a Context",
     ("middleware", "_registry"): "and with a CallNext",

@@ -196,6 +196,14 @@ class Connection(Sending):
         """
         return self._memberships.joined(room)
 
+    def set_presence(self, room: str, data: object) -> None:
+        """Replace the data of its entry in the presence of a room: a mapping, of which a copy is kept as JSON has it.
+
+        The members are told with the next push. Raises :exc:`Denied` unless it is a member of a room with presence,
+        :exc:`EntryTooLarge`, :exc:`EncodingError`, and :exc:`UsageError` for what is no mapping.
+        """
+        self._memberships.set_presence(room, data)
+
     async def read_json(self, type: type[T] | Any = Any) -> Any:
         """The next message that no handler takes, whole, as ``type``. For ``manager.session`` only.
 

@@ -22,6 +22,8 @@ Limited = Literal[
     "max_rooms",
     "max_rooms_per_connection",
     "message_timeout",
+    "presence_bytes",
+    "presence_entry_bytes",
     "session_messages",
     "write_timeout",
 ]
@@ -67,6 +69,12 @@ class Statistics:
     """Messages never written because their connection ended first."""
     dropped: int
     """Publications that outboxes refused."""
+    presence_entries: int
+    """Entries in the presence of rooms, those of users in their grace among them."""
+    presence_pushes: int
+    """Pushes of changes in the presence of a room, each to all members that can be told."""
+    presence_resyncs: int
+    """Times that a member was sent the whole presence later on, because its outbox had had no room."""
 
 
 @attrs.define(eq=False)
@@ -82,6 +90,11 @@ class Counters:
     displaced: int = 0
     discarded: int = 0
     dropped: int = 0
+    presence_entries: int = 0
+    presence_pushes: int = 0
+    presence_resyncs: int = 0
+    told_online: int = 0
+    """Users whose ``on_user_online`` has been called, and ``on_user_offline`` not yet; once for each room."""
     rejected: Counter[str] = attrs.field(factory=Counter)
     errors_told: Counter[str] = attrs.field(factory=Counter)
     closes: Counter[str] = attrs.field(factory=Counter)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ._connection import Connection
     from ._room import Room
     from ._room_options import RoomOptions
+    from ._rooms.attendance import Entry
 
 #: Why a membership, or a join whose hooks had begun, ended.
 LeaveReason = Literal["left", "kicked", "closed", "disconnected", "vetoed", "cancelled"]
@@ -63,6 +64,8 @@ class Place:
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     """Around everything that can wait; cancelled by the end of the connection."""
     room: Room | None = None
+    entry: Entry | None = None
+    """Of the room's presence, if it has one."""
     hooks_begun: bool = False
     hooks_over: bool = False
     released: LeaveReason | None = None
@@ -126,9 +129,13 @@ class Memberships:
                 if before_begin is not None:
                     await before_begin(joined)
                 place.check()
+                if room._presence is not None and place.entry is not None:
+                    room._presence.check_room_for(place.entry)
                 if on_begin is not None:
                     on_begin(joined)
                 self._begin(room)
+                if room._presence is not None and place.entry is not None:
+                    room._presence.enter(self._conn, place.entry)
                 return joined
             raise ConnectionGone("the connection has ended")
         except BaseException as exc:
@@ -204,6 +211,9 @@ class Memberships:
                 await self._conn._hooks.run("on_join_room", self._conn, room)
             place.hooks_over = True
             place.check()
+            if room._presence is not None:
+                what = "entry of the presence"
+                place.entry = await room._presence.first_entry(self._conn)
             what = "the broker's subscribe"
             await self._node.subscribe(room.name)
         except (ActionError, ConnectionGone):
@@ -229,6 +239,8 @@ class Memberships:
     def _vacate(self, room: Room, reason: LeaveReason | None) -> None:
         """Give up a membership or a reserved place; with a reason, tell the hooks."""
         room._roster.remove(self._conn.id)
+        if room._presence is not None:
+            room._presence.leave(self._conn, reason)
         if reason is not None:
             self._conn._hooks.post("on_leave_room", self._conn, room, reason)
         room._vacated()
@@ -248,6 +260,13 @@ class Memberships:
             self._scoped.pop(name, None)
         self._vacate(room, reason)
         return True
+
+    def set_presence(self, name: str, data: object) -> None:
+        """Replace the data of the entry in a room's presence."""
+        room = self.rooms.get(name)
+        if room is None or room._presence is None:
+            raise Denied("not a member of a room with presence")
+        room._presence.update(self._conn, data)
 
     def leave_all(self) -> None:
         """The connection has ended: leave in the order of joining, and give up what is being joined."""

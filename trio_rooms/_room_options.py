@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 from attrs import validators
 
+from ._presence_options import Presence
 from ._validators import count, not_negative
 
 if TYPE_CHECKING:
@@ -42,3 +43,8 @@ class RoomOptions:
     authorize: Authorize | None = attrs.field(default=None, validator=validators.optional(validators.is_callable()))
     """Asked when a client joins by ``$join``. None (default): such joins are ``DENIED``; a join that a handler
     makes is the program's own decision and is not asked about."""
+
+    presence: Presence | None = attrs.field(
+        default=None, validator=validators.optional(validators.instance_of(Presence))
+    )
+    """Who is in the room, for its members: a :class:`Presence`. None (default): nobody is told, and nothing kept."""

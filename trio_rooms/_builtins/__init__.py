@@ -9,6 +9,7 @@ from .cancel import cancel
 from .join import join
 from .join import room_to_join as room_to_join
 from .leave import leave
+from .presence import presence
 
 if TYPE_CHECKING:
     from .._dispatch import Dispatcher
@@ -23,4 +24,5 @@ AT_ONCE: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[None]]
 #: What has its turn, as handlers do, and whose result is the reply.
 IN_TURN: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[Any]]]] = {
     "$join": join,
+    "$presence": presence,
 }
