@@ -17,7 +17,7 @@ from removals.options import REGISTRAR, SETTINGS, actions, functions
 PACKAGE = Path(trio_rooms.__path__[0])
 
 #: The names under which the package holds its settings.
-HOLDERS = {"Config": {"config"}, "Limits": {"limits", "_limits"}, "RoomOptions": {"options"}}
+HOLDERS = {"Config": {"config"}, "Limits": {"limits", "_limits"}, "RoomOptions": {"options"}, "Presence": {"_settings"}}
 
 #: The changed files: their path below the package, and their new text.
 Changes = dict[str, str]
@@ -115,7 +115,7 @@ def attributes_read() -> dict[Path, list[ast.Attribute]]:
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
         ]
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.name not in ("_config.py", "_room_options.py")
+        if path.name not in ("_config.py", "_room_options.py", "_presence_options.py")
     }
 
 

@@ -3,8 +3,8 @@
 A name without an entry, and an entry without something of that name, is an error, so whoever adds an option, a hook, a
 setting or a limit adds a line here:
 
-- a field of Config, Limits or RoomOptions: its name under ``_fields`` (edit ``Unread``: where ``config``, ``limits`` or
-  ``options`` are read, the default is read instead);
+- a field of Config, Limits, RoomOptions or Presence: its name under ``_fields`` (edit ``Unread``: where ``config``,
+  ``limits`` or ``options`` are read, the default is read instead);
 - a parameter with a default: its name under ``_parameters`` (edit ``Ignored``: the default replaces what was given);
 - something to register: a line with ``Unregistered``, and what the method returns, if anything;
 - an option of the command: a line with ``Unparsed``;
@@ -41,7 +41,8 @@ REMOVALS: dict[str, Edit] = {
         "inbox_messages max_handlers handler_timeout max_depth max_id_chars max_room_name_bytes "
         "max_connections_per_address max_rooms_per_connection max_rooms outbox_messages outbox_bytes session_messages",
     ),
-    **_fields("RoomOptions", "capacity overflow linger authorize"),
+    **_fields("RoomOptions", "capacity overflow linger authorize presence"),
+    **_fields("Presence", "entry fetch interval grace max_entry_bytes max_bytes"),
     **_parameters("Sending.send", "action"),
     **_parameters("Sending.send_nowait", "action"),
     **_parameters("Connection.read_json", "type"),
@@ -109,6 +110,8 @@ REMOVALS: dict[str, Edit] = {
     "Registrar.on_leave_room": Unregistered("hook"),
     "Registrar.on_room_open": Unregistered("hook"),
     "Registrar.on_room_close": Unregistered("hook"),
+    "Registrar.on_user_online": Unregistered("hook"),
+    "Registrar.on_user_offline": Unregistered("hook"),
     "Registrar.authenticate": Unregistered("function"),
     "Registrar.session": Unregistered("function"),
     "Registrar.use": Unregistered(),
