@@ -688,7 +688,7 @@ async def test_cancel_while_the_answer_waits(autojump_clock: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "action", ["$", "$publish", "$session", "$history", "$presence", "$refresh", "$welcome", "$Join"]
+    "action", ["$", "$publish", "$session", "$history", "$presences", "$refresh", "$welcome", "$Join"]
 )
 @pytest.mark.parametrize("subprotocol", FORMATS)
 @pytest.mark.parametrize("with_session", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from hall import settle
+from messages import MSGPACK, V1
 from presences import club, make_manager, note_users, serve
 from trio_rooms import (
     EntryTooLarge,
@@ -114,6 +116,26 @@ async def test_a_presence_larger_than_an_outbox_is_refused(autojump_clock: MockC
     with pytest.raises(UsageError, match="max_bytes"):
         await manager.serve(listeners=[])
     assert manager.server is None
+
+
+@pytest.mark.parametrize("subprotocol", [V1, MSGPACK])
+@pytest.mark.parametrize("data", [{}, {"x": [0.0] * 20}, {"\0": '\0"' * 5}, {str(n): n for n in range(20)}])
+async def test_the_largest_state_fits(subprotocol: str, data: dict[str, Any], autojump_clock: MockClock) -> None:
+    """What is charged for entries is at least what they take, in both formats, whatever is in them."""
+    largest, name_bytes = 3000, 20
+    limits = Limits(outbox_bytes=largest + 6 * name_bytes + 256, max_room_name_bytes=name_bytes)
+    room = "r" + "é" * 9
+    async with club(Presence(max_bytes=largest, entry=lambda conn, room: data), limits=limits) as served:
+        while not served.server.statistics().limited:
+            with suppress(ReplyError):
+                await served.enter("%00%22", room=room)
+        assert served.server.statistics().limited == {"presence_bytes": 1}
+        await trio.sleep(2)
+        (first, *_) = served.manager.connections.values()
+        first.leave(room)
+        last = await served.enter("last", room=room, subprotocol=subprotocol)
+        await last.read()
+        assert len(last.pushes[0]["users"]['\0"']) == served.server.statistics().presence_entries - 1 > 5
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ ACTION: Final = "$presence"
 _OVERHEAD = 64
 
 # The longest header of a frame, what an envelope adds besides the room's name, and what an outbox charges.
-_ENVELOPE = 128
+_ENVELOPE = 256
 
 # Seconds between two attempts to send somebody the state for whom there was no room.
 _RETRY = 0.1
@@ -76,7 +76,7 @@ class RoomPresence:
         self._room = room
         self._node = room._node
         self._settings = settings
-        self._attendance = Attendance(settings.max_bytes, self._moved, fetches=settings.fetch is not None)
+        self._attendance = Attendance(self._settings.max_bytes, self._moved, fetches=self._settings.fetch is not None)
         self._events = UserEvents(room, self._attendance.people.__contains__)
         self._entries: dict[str, Entry] = {}
         """By the id of the connection."""

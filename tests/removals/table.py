@@ -135,5 +135,7 @@ REMOVALS: dict[str, Edit] = {
 FIRST: dict[str, tuple[str, ...]] = {
     **{name: ("tests/test_limits.py",) for name in REMOVALS if name.startswith("Limits.")},
     **{name: ("tests/testing/test_raw.py",) for name in REMOVALS if name.startswith("client_frame(")},
+    "Registrar.on_user_online": ("tests/test_user_events.py",),
+    "Registrar.on_user_offline": ("tests/test_user_events.py",),
     "trio-rooms --certfile": ("tests/test_cli.py::test_tls",),
 }
