@@ -18,7 +18,7 @@ from trio.testing import MockClock
 
 from hall import settle
 from limit_tables import metrics_of
-from trio_rooms import Close, Config, Connection, HandshakeRequest, Identity, Limits, Manager
+from trio_rooms import Close, Config, Connection, HandshakeRequest, Identity, Limits, Manager, Position
 from trio_rooms._wire.plain import PlainStream
 from trio_rooms.testing import (
     FaultyStream,
@@ -82,6 +82,7 @@ def make_manager(config: Config) -> Manager:
     manager = Manager(config=config)
     manager.room("drop_newest", overflow="drop_newest")
     manager.room("drop_oldest", overflow="drop_oldest")
+    manager.room("kept", history_size=10)
     manager.handle_message("echo", lambda conn, message: message.data)
 
     @manager.authenticate
@@ -97,6 +98,10 @@ def make_manager(config: Config) -> Manager:
     @manager.on("join")
     async def join(conn: Connection, data: str) -> None:
         await conn.join(data)
+
+    @manager.on("recover")
+    async def recover(conn: Connection, data: tuple[int, str]) -> bool | None:
+        return (await conn.join("kept", since=Position(*data))).recovered
 
     @manager.on("wait")
     async def wait(conn: Connection) -> None:
@@ -152,6 +157,13 @@ async def fragment_and_wait(place: Place) -> None:
 async def two_rooms(place: Place) -> None:
     assert await place.client.request("join", "a") is None
     await place.told("TOO_MANY_ROOMS", "join", "b")
+
+
+async def two_missed(place: Place) -> None:
+    for number in range(3):
+        position = place.memory.manager.broadcast_to_room("kept", number).position
+    assert position is not None
+    assert await place.client.request("recover", [1, position.epoch]) is False
 
 
 async def too_many_handlers(place: Place) -> None:
@@ -251,6 +263,7 @@ LIMITS: dict[str, tuple[Any, Callable[[Place], Awaitable[None]]]] = {
     "max_room_name_bytes": (11, told("BAD_ROOM", "join", "x" * 12)),
     "max_rooms_per_connection": (1, two_rooms),
     "max_rooms": (1, two_rooms),
+    "max_recovery": (1, two_missed),
     "outbox_messages": (3, overflow),
     "outbox_bytes": (400, overflow),
     "session_messages": (1, sent(*["for the session"] * 2)),

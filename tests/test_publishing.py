@@ -27,7 +27,7 @@ from trio_rooms import (
     Room,
     UsageError,
 )
-from trio_rooms.brokers import MemoryBroker
+from trio_rooms.brokers import Confirmation, MemoryBroker
 from trio_rooms.testing import LaggingBroker, ReplyError
 
 Confirm = Literal["before", "with", "after"]
@@ -530,7 +530,7 @@ async def test_nothing_is_kept_of_a_publication(cancelled: bool, autojump_clock:
         await member_of(await served.enter(), "r")
         with trio.move_on_after(1 if cancelled else 10):
             await room_of(manager, "r").publish("x")
-        assert not served.server._node._undelivered
+        assert not served.server._node.carrier._undelivered
 
 
 async def test_busy(autojump_clock: MockClock) -> None:
@@ -624,8 +624,11 @@ class Half(MemoryBroker):
 
 
 class Confirmed:
-    async def wait(self) -> None:
+    confirmation = Confirmation()
+
+    async def wait(self) -> Confirmation:
         await trio.lowlevel.checkpoint()
+        return self.confirmation
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ Proxy = Network | Literal["unix"]
 KIB = 1024
 MIB = 1024 * KIB
 
+_POSITION_CHECK_INTERVAL: float | None = 40.0
+
 
 def _networks(proxies: Iterable[str | Address | Network]) -> tuple[Proxy, ...]:
     """Addresses and networks as networks. ValueError for what is neither, such as a network with bits of a host."""
@@ -116,6 +118,10 @@ class Limits:
     max_rooms: int = attrs.field(default=100_000, validator=count)
     """Rooms that exist on this node, those whose ``on_room_close`` runs included. Beyond it: ``TOO_MANY_ROOMS``."""
 
+    max_recovery: int = attrs.field(default=500, validator=count)
+    """Publications that one join may recover, and that one ``$history`` returns. Their bytes are at most a quarter of
+    ``outbox_bytes``. Beyond it: ``recovered: false``; ``$history`` returns fewer."""
+
     outbox_messages: int = attrs.field(default=256, validator=count)
     """Messages that wait to be written to one connection. Beyond it: the room's overflow policy."""
 
@@ -166,6 +172,13 @@ class Config:
     drain_rate: float = attrs.field(default=1_000.0, validator=positive)
     """Closes per second during a drain, spread at random over the window that this takes (at most half of
     ``shutdown_timeout``), so that clients do not come back all at once."""
+
+    position_check_interval: float | None = attrs.field(
+        default=_POSITION_CHECK_INTERVAL, validator=validators.optional(positive)
+    )
+    """Seconds between looks at whether the members of rooms with history have come as far as the broker. A lag that
+    is still there 10 s later ends their connections with 4010, so that they recover. None: never. The broker of one
+    process, which delivers at once, is not asked."""
 
     trusted_proxies: tuple[Proxy, ...] = attrs.field(default=(), converter=_networks)
     """Addresses and networks of your own proxies, such as ``("10.0.0.0/8", "::1")``, and "unix" for whoever connects

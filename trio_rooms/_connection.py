@@ -20,8 +20,10 @@ from ._errors import ConnectionGone, OutboxFull, UsageError
 from ._formats import FORMATS
 from ._hooks import HookQueue
 from ._identity import Identity
+from ._joining import Joined, LeaveReason
 from ._log import ConnectionLogger
-from ._membership import Joined, LeaveReason, Memberships
+from ._membership import Memberships
+from ._rooms.history import Position
 from ._sending import Sending
 from ._wire.headers import Headers
 from ._wire.outbox import Outbox
@@ -173,14 +175,17 @@ class Connection(Sending):
         """How it ended or is ending; None while it is open."""
         return self._closed
 
-    async def join(self, room: str) -> Joined:
+    async def join(self, room: str, *, since: Position | None = None) -> Joined:
         """Join a room; the program's own decision, so the room's ``authorize`` is not asked.
 
+        With ``since``, in a room with history, what was published after that position is sent first, all of it and
+        ahead of everything live, and the result's ``recovered`` is True. Where that is not possible (it has gone, or
+        does not fit into ``limits.max_recovery`` and the outbox as it is now) it is False, and nothing of it is sent.
         Joining a room that it is in changes nothing and runs no hook. Raises a :exc:`JoinError`, the
         ActionError of an ``on_join_room`` hook, or :exc:`ConnectionGone`. A cancel leaves it outside the
         room, and hooks that had begun are followed by ``on_leave_room``. Always a checkpoint.
         """
-        return await self._memberships.join(room)
+        return await self._memberships.join(room, since=since)
 
     def leave(self, room: str) -> bool:
         """Leave a room, or give up joining it. False if it was neither. ``on_leave_room`` runs soon after.
@@ -329,6 +334,10 @@ class Connection(Sending):
         if is_member:
             self._notify("$closed", {"room": room.name, "code": code, "message": message})
         return True
+
+    def _is_excluded(self, exclude: frozenset[str]) -> bool:
+        """Whether what excludes these is not for this client."""
+        return self.id in exclude
 
     def _notify(self, action: str, data: object) -> None:
         """Tell a v1 client something unasked; an outbox without room drops it, counted."""

@@ -19,6 +19,7 @@ Limited = Literal[
     "max_fragments",
     "max_handlers",
     "max_message_bytes",
+    "max_recovery",
     "max_rooms",
     "max_rooms_per_connection",
     "message_timeout",
@@ -75,6 +76,10 @@ class Statistics:
     """Pushes of changes in the presence of a room, each to all members that can be told."""
     presence_resyncs: int
     """Times that a member was sent the whole presence later on, because its outbox had had no room."""
+    repeated: int
+    """Deliveries that the broker had made before, or of a stream that has been followed by another."""
+    insufficient: int
+    """Members whose connection was ended with 4010, because their room's stream had a hole or began anew."""
 
 
 @attrs.define(eq=False)
@@ -95,6 +100,8 @@ class Counters:
     presence_resyncs: int = 0
     told_online: int = 0
     """Users whose ``on_user_online`` has been called, and ``on_user_offline`` not yet; once for each room."""
+    repeated: int = 0
+    insufficient: int = 0
     rejected: Counter[str] = attrs.field(factory=Counter)
     errors_told: Counter[str] = attrs.field(factory=Counter)
     closes: Counter[str] = attrs.field(factory=Counter)

@@ -17,6 +17,7 @@
         ├── BadMessage, UnknownAction, DuplicateId, NeedsV1
         ├── JoinError             a join did not happen
         │   └── BadRoom, RoomNotFound, RoomFull, RoomFailed, RoomClosed, TooManyRooms, Denied
+        ├── UnrecoverablePosition a position that is not in the room's stream
         └── EntryTooLarge, RequestCancelled, DeadlineExceeded, Busy, InternalError
 
 What a client is told is a code and a fixed text. The text of any other exception
@@ -50,6 +51,7 @@ class CloseCode(IntEnum):
     SERVICE_RESTART = 1012
     TRY_AGAIN_LATER = 1013
     SLOW_CONSUMER = 4008
+    INSUFFICIENT_STATE = 4010
     REJECTED = 4500
 
 
@@ -198,6 +200,13 @@ class DeadlineExceeded(_CodedError):
     _CODE = "DEADLINE_EXCEEDED"
     _MESSAGE = "the deadline has passed"
     _TEMPORARY = True
+
+
+class UnrecoverablePosition(_CodedError):
+    """The history was asked for from a position of another epoch, or above the top (Centrifugo's error 112)."""
+
+    _CODE = "UNRECOVERABLE_POSITION"
+    _MESSAGE = "the position is not in the room's stream"
 
 
 class InternalError(_CodedError):

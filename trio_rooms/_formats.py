@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import msgspec
@@ -12,7 +12,8 @@ from ._errors import ActionError, UsageError
 from ._messages import envelope
 from ._messages.codec import Codec, Id, Plain, V1Json, V1Msgpack
 from ._messages.envelope import Message
-from ._messages.packing import pack_event
+from ._messages.packing import Packed, pack_event
+from ._rooms.history import HistoryItem
 from ._rooms.publication import Publication
 from ._wire.frames import Frame, make_frame
 
@@ -35,7 +36,15 @@ class Format:
     def publication(self, publication: Publication) -> Frame:
         """The frame of an event."""
         data = publication.data if self.text else packed(publication)
-        return self._frame(self.codec.publication(publication.room, publication.action, data))
+        return self._frame(self.codec.publication(publication.room, publication.action, data, publication.offset))
+
+    def marker(self, publication: Publication) -> Frame:
+        """The frame for a member that an event of a room with history is not for."""
+        return self._frame(self.codec.marker(publication.room, publication.offset))
+
+    def kept(self, item: HistoryItem) -> dict[str, Any]:
+        """An event that was kept, to be sent in a reply."""
+        return {"offset": item.offset, "data": msgspec.Raw(item.raw) if self.text else Packed(item.packed)}
 
     def direct(self, obj: object, action: str | None = None) -> Frame:
         """The frame of a message to one connection."""

@@ -19,7 +19,7 @@ from ._config import Config
 from ._connection import Connection
 from ._context import current_connection, current_room
 from ._errors import AlreadyServing, NotServing, UsageError
-from ._membership import Joined
+from ._joining import Joined
 from ._node import Node
 from ._presence import check_presence
 from ._publishing import Publishing

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-import attrs
 import trio
 
 from ._boundary import own_cancellations_only
@@ -25,57 +24,21 @@ from ._errors import (
     ConnectionGone,
     Denied,
     JoinError,
-    RoomClosed,
     RoomFull,
     TooManyRooms,
 )
 from ._hooks import AlreadyReported
+from ._joining import Joined, Joining, LeaveReason, Place
+from ._recovery import Recovery
+from ._rooms.history import Position
 
 if TYPE_CHECKING:
     from ._connection import Connection
     from ._room import Room
     from ._room_options import RoomOptions
-    from ._rooms.attendance import Entry
-
-#: Why a membership, or a join whose hooks had begun, ended.
-LeaveReason = Literal["left", "kicked", "closed", "disconnected", "vetoed", "cancelled"]
-
+    from ._wire.frames import Frame
 
 _NONE: Final[Mapping[str, Any]] = MappingProxyType({})
-
-
-@attrs.frozen
-class Joined:
-    """The result of a join."""
-
-    room: Room
-    """The room."""
-    new: bool
-    """False if the connection was a member already; then no hook ran and nothing changed."""
-    data: Mapping[str, Any] | None = None
-    """What the room's ``authorize`` returned besides True."""
-
-
-@attrs.define(eq=False)
-class Place:
-    """A join under way."""
-
-    done: trio.Event = attrs.field(factory=trio.Event)
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    """Around everything that can wait; cancelled by the end of the connection."""
-    room: Room | None = None
-    entry: Entry | None = None
-    """Of the room's presence, if it has one."""
-    hooks_begun: bool = False
-    hooks_over: bool = False
-    released: LeaveReason | None = None
-
-    def check(self) -> None:
-        """Raise if the place has been released."""
-        if self.released == "disconnected":
-            raise ConnectionGone("the connection has ended")
-        if self.released is not None:
-            raise RoomClosed("left, removed or closed while joining")
 
 
 class Memberships:
@@ -100,50 +63,95 @@ class Memberships:
         self,
         name: str,
         *,
+        since: Position | None = None,
         client_data: Any = None,
         by_client: bool = False,
-        on_begin: Callable[[Joined], None] | None = None,
-        before_begin: Callable[[Joined], Any] | None = None,
+        reply: Callable[[Joined], Frame] | None = None,
     ) -> Joined:
-        """All phases. ``on_begin`` is called in the step that begins membership, ``before_begin`` awaited before."""
+        """All phases. What ``reply`` makes is queued in the step that begins membership, ahead of everything live."""
         await trio.lowlevel.checkpoint()
         options = self._node.room_options(name)
         room = await self._joined_already(name)
         if room is not None:
             return Joined(room, new=False)
-        if len(self.rooms) + len(self.joining) >= self._node.config.limits.max_rooms_per_connection:
-            self._node.counters.limit("max_rooms_per_connection")
-            raise TooManyRooms("this connection is in too many rooms")
+        self._check_bound()
         if not by_client and self._nothing_to_wait_for(name):
             return self._join_now(name, options)
+        async with self.joining_room(name, options, since=since, client_data=client_data, by_client=by_client) as one:
+            outbox = self._conn.outbox
+            joined = one.outcome()
+            if reply is None:
+                one.begin_and_push()
+            else:
+                while not outbox.fits(len((frame := reply(joined)).data)):
+                    await outbox.wait_fits(len(frame.data))
+                    joined = one.outcome()
+                outbox.send_nowait(frame)
+                one.begin()
+            return one.joined
+        raise ConnectionGone("the connection has ended")
+
+    @asynccontextmanager
+    async def joining_room(
+        self,
+        name: str,
+        options: RoomOptions,
+        *,
+        since: Position | None = None,
+        client_data: Any = None,
+        by_client: bool = False,
+        max_bytes: int | None = None,
+    ) -> AsyncIterator[Joining]:
+        """All of a join that can wait. In the block :meth:`Joining.begin` makes it a membership, else it is undone.
+
+        ``max_bytes`` is the most that is recovered; default is a quarter of an outbox.
+        """
         if self._joining is None:
             self._joining = {}
         place = self._joining[name] = Place()
+        one: Joining | None = None
         try:
             with place.scope:
                 data = await self._authorize(name, options, client_data) if by_client else None
                 place.check()
                 place.room = room = self._reserve(name, options)
-                joined = Joined(room, new=True, data=data)
                 await self._prepare(place, room)
-                if before_begin is not None:
-                    await before_begin(joined)
+                one = Joining(self, place, Joined(room, new=True, data=data))
+                if room._stream is None:
+                    yield one
+                else:
+                    if max_bytes is None:
+                        max_bytes = self._node.config.limits.outbox_bytes // 4
+                    with room._stream.catching_up() as held:
+                        one.recovery = Recovery(room, self._conn, since, max_bytes, held)
+                        await self._read(one.recovery)
+                        place.check()
+                        yield one
+            if one is None or not one.begun:
                 place.check()
-                if room._presence is not None and place.entry is not None:
-                    room._presence.check_room_for(place.entry)
-                if on_begin is not None:
-                    on_begin(joined)
-                self._begin(room)
-                if room._presence is not None and place.entry is not None:
-                    room._presence.enter(self._conn, place.entry)
-                return joined
-            raise ConnectionGone("the connection has ended")
+                raise ConnectionGone("the connection has ended")
         except BaseException as exc:
-            self._undo(place, "cancelled" if isinstance(exc, trio.Cancelled) else "vetoed")
+            if one is None or not one.begun:
+                self._undo(place, "cancelled" if isinstance(exc, trio.Cancelled) else "vetoed")
             raise
         finally:
-            self._joining.pop(name)
+            if self._joining.get(name) is place:
+                del self._joining[name]
             place.done.set()
+
+    def _check_bound(self) -> None:
+        if len(self.rooms) + len(self.joining) >= self._node.config.limits.max_rooms_per_connection:
+            self._node.counters.limit("max_rooms_per_connection")
+            raise TooManyRooms("this connection is in too many rooms")
+
+    async def _read(self, recovery: Recovery) -> None:
+        try:
+            await recovery.read()
+        except (ActionError, ConnectionGone):
+            raise
+        except Exception as exc:
+            await self._node.errors.report(self._conn, exc, "the broker's history")  # noqa: ASYNC120 - logs it first
+            raise AlreadyReported from exc
 
     def _nothing_to_wait_for(self, name: str) -> bool:
         """Whether the room is open, the broker brings its publications, and no hook is due or under way.
@@ -153,6 +161,7 @@ class Memberships:
         room = self._node.rooms.get(name)
         return (
             room is not None
+            and room._stream is None
             and room._task is None
             and bool(room._roster.outboxes)
             and not self._node.registry.hooks["on_join_room"]
@@ -223,10 +232,17 @@ class Memberships:
             raise AlreadyReported from exc
         place.check()
 
-    def _begin(self, room: Room) -> None:
+    def _begin(self, room: Room, position: Position | None = None) -> None:
         began = room._roster.begin(self._conn, self._conn.outbox)
         assert began, "a place that was not released is reserved"
         self.rooms[room.name] = room
+        if room._stream is not None and position is not None:
+            room._stream.begin(self._conn, position)
+
+    def _joined(self, name: str) -> None:
+        """A join has become a membership, and is no place any more that could be released."""
+        assert self._joining is not None
+        self._joining.pop(name).done.set()
 
     def _undo(self, place: Place, reason: LeaveReason) -> None:
         """Release a place, unless that has been done."""
@@ -241,6 +257,8 @@ class Memberships:
         room._roster.remove(self._conn.id)
         if room._presence is not None:
             room._presence.leave(self._conn, reason)
+        if room._stream is not None:
+            room._stream.leave(self._conn)
         if reason is not None:
             self._conn._hooks.post("on_leave_room", self._conn, room, reason)
         room._vacated()

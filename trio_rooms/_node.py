@@ -17,17 +17,17 @@ import attrs
 import msgspec
 import trio
 
+from ._carrier import Carrier, checked_key
 from ._chance import generator
 from ._config import Config
 from ._counters import Counters
 from ._errors import (
     BadRoom,
-    BrokerBusy,
     InternalError,
     MessageTooLarge,
-    NotServing,
     RoomNotFound,
     TooManyRooms,
+    UnrecoverablePosition,
     UsageError,
 )
 from ._formats import packed
@@ -37,7 +37,8 @@ from ._messages.codec import encode
 from ._messages.requests import Bound
 from ._onion import compose
 from ._room import Room
-from ._room_options import RoomOptions
+from ._room_options import Keep, RoomOptions
+from ._rooms.history import Position, Slice
 from ._rooms.names import why_not_a_room
 from ._rooms.publication import Publication, Report
 from ._rooms.roster import union
@@ -45,7 +46,7 @@ from ._wire.fanout import FanOut, Outcome
 from ._wire.flusher import Flusher
 from ._wire.frames import OVERHEAD
 from ._wire.outbox import Outbox
-from .brokers.base import Broker, Position, Submission
+from .brokers.base import Broker
 from .brokers.memory import MemoryBroker
 
 if TYPE_CHECKING:
@@ -81,9 +82,8 @@ class Node:
     closing_rooms: dict[str, Room] = attrs.field(factory=dict)
     """Rooms that are closed but whose ``on_room_close`` has not ended; the next of that name waits for it."""
     draining: bool = False
-    _publishing: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock)
-    """Held by the task that waits for room in the broker; those that came later wait behind it."""
-    _undelivered: set[trio.Event] = attrs.field(factory=set)
+    carrier: Carrier = attrs.field(init=False)
+    """Gives publications to the broker."""
     close_code: int = 1001
     """What clients are closed with when the server ends; 1012 once a shutdown has begun that is a restart."""
     rng: random.Random = attrs.field(factory=generator)
@@ -94,7 +94,9 @@ class Node:
     fan_out: FanOut = attrs.field(init=False)
     _small: int = attrs.field(init=False)
     """Data of so many bytes fit into an outbox whatever the names of the rooms and the formats are."""
-    _delivers_at_once: bool = attrs.field(init=False)
+    keeps_history: bool = attrs.field(init=False)
+    """Whether there may be a room with history."""
+    delivers_at_once: bool = attrs.field(init=False)
     """Whether an event is what it was when it is delivered: before anybody could have changed it."""
 
     def __attrs_post_init__(self) -> None:
@@ -103,7 +105,11 @@ class Node:
         self.call_handler = compose(self.registry.middleware)
         largest = self.config.limits.outbox_bytes - _around(self.config.limits.max_room_name_bytes)
         self._small = largest // _GROWTH
-        self._delivers_at_once = type(self.broker) is MemoryBroker  # one that is derived from it may take its time
+        self.carrier = Carrier(self.broker)
+        self.keeps_history = self.registry.patterns.keeps_history
+        if self.keeps_history and "history" not in self.broker.supports:
+            raise UsageError(f"there are rooms with history, which {type(self.broker).__name__} does not support")
+        self.delivers_at_once = type(self.broker) is MemoryBroker  # one that is derived from it may take its time
         self.fan_out = FanOut(
             self.flusher,
             max_messages=self.config.limits.outbox_messages,
@@ -166,6 +172,8 @@ class Node:
         exclude: Iterable[Connection | str] = (),
         key: str | None = None,
         action: str | None = None,
+        idempotency_key: str | None = None,
+        skip_history: bool = False,
     ) -> Publication:
         """As :meth:`publication_to`, for names that are to be checked, as they may be a client's. Raises BadRoom."""
         for room in rooms:
@@ -173,7 +181,15 @@ class Node:
                 problem = why_not_a_room(room, max_bytes=self.config.limits.max_room_name_bytes)
                 if problem is not None:
                     raise BadRoom(problem)
-        return self.publication_to(rooms, event, exclude=exclude, key=key, action=action)
+        return self.publication_to(
+            rooms,
+            event,
+            exclude=exclude,
+            key=key,
+            action=action,
+            idempotency_key=idempotency_key,
+            skip_history=skip_history,
+        )
 
     def publication_to(
         self,
@@ -183,13 +199,19 @@ class Node:
         exclude: Iterable[Connection | str] = (),
         key: str | None = None,
         action: str | None = None,
+        idempotency_key: str | None = None,
+        skip_history: bool = False,
     ) -> Publication:
         """Encode an event once. Raises :exc:`EncodingError`, :exc:`MessageTooLarge`, :exc:`UsageError`."""
         if isinstance(exclude, str):
             raise UsageError("exclude takes connections or ids, in an iterable")
         excluded = frozenset([one if isinstance(one, str) else one.id for one in exclude]) if exclude else _NOBODY
         publication = Publication(rooms, encode(event), excluded, key, action, event=event)
-        if not self._delivers_at_once:
+        if idempotency_key is not None:
+            publication.idempotency_key = checked_key(idempotency_key)
+        if self.keeps_history and not skip_history:
+            publication.keep = self._keep(rooms)
+        if not self.delivers_at_once or publication.keep is not None:
             packed(publication)
         if len(publication.data) > self._small or action is not None:
             self._check_size(publication)
@@ -204,53 +226,30 @@ class Node:
         if size > largest:
             raise MessageTooLarge(f"an event of {size} bytes is larger than an outbox")
 
-    def publish_nowait(self, publication: Publication) -> Report:
-        """Submit; what is known of the delivery so far. Raises BrokerBusy."""
-        self._submit(publication)
-        return publication.report or _UNKNOWN
+    def _keep(self, rooms: tuple[str, ...]) -> Keep | None:
+        """What of a publication to these rooms is to be kept. Raises :exc:`UsageError` if it cannot be."""
+        if len(rooms) == 1:
+            return self._keep_of(rooms[0])
+        if any(self._keep_of(room) is not None for room in rooms):
+            raise UsageError("what is published to several rooms is not kept, and one of these has a history")
+        return None
 
-    def _submit(self, publication: Publication) -> Submission:
-        if self._publishing.locked():
-            raise BrokerBusy("others wait to publish")  # and were first
-        submission = self.broker.submit(publication)
-        publication.event = msgspec.UNSET
-        return submission
+    def _keep_of(self, name: str) -> Keep | None:
+        room = self.rooms.get(name)
+        if room is not None:
+            return room._keep
+        options = self.registry.patterns.match(name)
+        return None if options is None else options.keep
 
-    async def publish(self, publication: Publication) -> Report:
-        """Submit when the broker has room, wait for its confirmation and for the delivery on this node.
-
-        A cancel while waiting for room: nothing was published. Later: the outcome is unknown.
-        """
-        delivered = trio.Event()
-        publication.on_delivered = delivered.set
-        submission = await self._submit_when_ready(publication)
-        self._undelivered.add(delivered)
-        try:
-            await submission.wait()
-            await delivered.wait()
-        finally:
-            self._undelivered.discard(delivered)
-        if publication.report is None:
-            raise NotServing("the server ended before the publication was delivered")
-        return publication.report
-
-    async def _submit_when_ready(self, publication: Publication) -> Submission:
-        await trio.lowlevel.checkpoint_if_cancelled()  # who waits for the confirmation makes it a whole one
-        try:
-            return self._submit(publication)
-        except trio.WouldBlock:
-            packed(publication)  # while we wait, the event may change
-        async with self._publishing:
-            while True:  # noqa: ASYNC913 - taking the lock is a checkpoint
-                try:
-                    return self.broker.submit(publication)
-                except trio.WouldBlock:
-                    await self.broker.wait_ready()
-
-    def broker_ended(self) -> None:
-        """Nothing is delivered any more: who waits for it is told."""
-        for delivered in self._undelivered:
-            delivered.set()
+    async def history(self, name: str, *, limit: int | None, since: Position | None, reverse: bool) -> Slice:
+        """Read the history of a room, open or not. Raises as :meth:`Room.history`, and :exc:`BadRoom`."""
+        keep = self.room_options(name).keep
+        if keep is None:
+            raise UsageError(f"the room {name!r} has no history")
+        part = await self.broker.history(name, keep=keep, since=since, limit=limit, reverse=reverse)
+        if since is not None and (since.epoch != part.position.epoch or since.offset > part.position.offset):
+            raise UnrecoverablePosition
+        return part
 
     async def subscribe(self, room: str) -> None:
         """Have the broker bring the publications of a room, and no longer than there is one."""
@@ -262,7 +261,9 @@ class Node:
 
     def deliver(self, publication: Publication, position: Position | None) -> Report:
         """Serve this node's members. The broker's to call, once for each publication, in order."""
-        if len(publication.rooms) > 1:
+        if position is not None:
+            outcomes = self._deliver_in_stream(publication, position)
+        elif len(publication.rooms) > 1:
             outcomes = self._deliver_to_several(publication)
         else:
             outcomes = [self.fan_out.put_all(publication, self._members_for(publication), publication.exclude)]
@@ -272,10 +273,25 @@ class Node:
             report = part if report is None else report + part
             for ident in outcome.closed:
                 self.connections[ident]._overflowed()
-        publication.report = report = report or _NOWHERE
+        report = report or _NOWHERE
+        if position is not None:
+            report = msgspec.structs.replace(report, position=position)
+        publication.report = report
+        if publication.idempotency_key is not None:
+            self.carrier.remember(publication, report)
         if publication.on_delivered is not None:
             publication.on_delivered()
         return report
+
+    def _deliver_in_stream(self, publication: Publication, position: Position) -> list[Outcome]:
+        name = publication.rooms[0]
+        self.carrier.passed(publication, position)
+        room = self.rooms.get(name)
+        if room is None or room._stream is None:
+            return []
+        publication.overflow = room.options.overflow
+        outcome = room._stream.deliver(publication, position)
+        return [] if outcome is None else [outcome]
 
     def _members_for(self, publication: Publication) -> Mapping[str, Outbox]:
         """Of its one room, whose policy is noted; or of all."""
@@ -306,4 +322,3 @@ _DEFAULT_OPTIONS = RoomOptions()
 _EMPTY: Mapping[str, Outbox] = MappingProxyType({})
 _NOBODY: frozenset[str] = frozenset()
 _NOWHERE = Report(final=True)
-_UNKNOWN = Report()

@@ -35,7 +35,7 @@ from ._user_events import UserEvents
 if TYPE_CHECKING:
     from ._config import Limits
     from ._connection import Connection
-    from ._membership import LeaveReason
+    from ._joining import LeaveReason
     from ._presence_options import Presence
     from ._room import Room
     from ._room_options import RoomOptions

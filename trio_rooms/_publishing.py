@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._connection import Connection
 from ._errors import ConnectionGone, OutboxFull, UsageError
+from ._rooms.history import Position, Slice
 from ._rooms.publication import Report
 
 if TYPE_CHECKING:
@@ -21,14 +22,37 @@ class Publishing:
         raise NotImplementedError
 
     def broadcast_to_room(
-        self, room: str, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None
+        self,
+        room: str,
+        event: object,
+        *,
+        exclude: Iterable[Connection | str] = (),
+        key: str | None = None,
+        idempotency_key: str | None = None,
+        skip_history: bool = False,
     ) -> Report:
         """Publish to a room without waiting; as ``room.publish_nowait``, and the room need not exist here.
 
         Raises :exc:`BrokerBusy` (nothing was sent), :exc:`BadRoom`, :exc:`EncodingError`, :exc:`MessageTooLarge`,
         :exc:`NotServing`. From a thread: ``trio.from_thread.run_sync(manager.broadcast_to_room, room, event)``.
         """
-        return self._publish((room,), event, exclude=exclude, key=key)
+        return self._publish(
+            (room,),
+            event,
+            exclude=exclude,
+            key=key,
+            idempotency_key=idempotency_key,
+            skip_history=skip_history,
+        )
+
+    async def history(
+        self, room: str, *, limit: int | None = None, since: Position | None = None, reverse: bool = False
+    ) -> Slice:
+        """Read what is kept of a room, which need not exist here; as :meth:`Room.history`.
+
+        Raises :exc:`BadRoom` and :exc:`NotServing`, too.
+        """
+        return await self._node.history(room, limit=limit, since=since, reverse=reverse)
 
     def broadcast_to_rooms(
         self, rooms: Iterable[str], event: object, *, exclude: Iterable[Connection | str] = ()
@@ -82,4 +106,4 @@ class Publishing:
 
     def _publish(self, rooms: tuple[str, ...], event: object, **options: Any) -> Report:
         node = self._node
-        return node.publish_nowait(node.publication(rooms, event, **options))
+        return node.carrier.publish_nowait(node.publication(rooms, event, **options))

@@ -15,7 +15,9 @@ from ._context import enter_room
 from ._errors import RoomClosed, RoomFailed, UsageError
 from ._presence import RoomPresence
 from ._room_options import RoomOptions
+from ._room_stream import RoomStream
 from ._room_task import RoomTask
+from ._rooms.history import Position, Slice
 from ._rooms.publication import Report
 from ._rooms.roster import Roster
 
@@ -41,6 +43,8 @@ class Room:
         self._target = (name,)
         capacity = node.config.max_connections_per_room if options.capacity is None else options.capacity
         self._roster: Roster[Connection, Outbox] = Roster(capacity)
+        self._keep = options.keep
+        self._stream = None if self._keep is None else RoomStream(self)
         self._failed = False
         self._task: RoomTask | None = None
         self._presence = None if options.presence is None else RoomPresence(self, options.presence)
@@ -73,28 +77,75 @@ class Room:
         return self._presence.users()
 
     async def publish(
-        self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None
+        self,
+        event: object,
+        *,
+        exclude: Iterable[Connection | str] = (),
+        key: str | None = None,
+        idempotency_key: str | None = None,
+        skip_history: bool = False,
     ) -> Report:
         """Publish to the room, waiting for the broker where ``publish_nowait`` would raise BrokerBusy.
 
         Returns when the broker has confirmed and the members of this node were served; what this task then
         sends to one of them stands behind the event. A cancel while it waits for room means that nothing was
-        published; later, that the outcome is unknown. Raises :exc:`EncodingError`, :exc:`MessageTooLarge` and
-        :exc:`NotServing`. Always a checkpoint.
+        published; later, that the outcome is unknown, and with an ``idempotency_key`` it may be repeated. Options and
+        exceptions are those of :meth:`publish_nowait`, without BrokerBusy; and :exc:`NotServing`. Always a checkpoint.
         """
-        return await self._node.publish(self._node.publication_to(self._target, event, exclude=exclude, key=key))
+        return await self._node.carrier.publish(
+            self._node.publication_to(
+                self._target,
+                event,
+                exclude=exclude,
+                key=key,
+                idempotency_key=idempotency_key,
+                skip_history=skip_history,
+            )
+        )
 
     def publish_nowait(
-        self, event: object, *, exclude: Iterable[Connection | str] = (), key: str | None = None
+        self,
+        event: object,
+        *,
+        exclude: Iterable[Connection | str] = (),
+        key: str | None = None,
+        idempotency_key: str | None = None,
+        skip_history: bool = False,
     ) -> Report:
         """Publish to the room without waiting.
 
-        ``exclude`` takes connections or their ids. ``key`` names what a newer event replaces where the room
-        conflates. With the broker of one process the members have been served when this returns
-        (``report.final``). Raises :exc:`BrokerBusy` (nothing was sent), :exc:`EncodingError` and
-        :exc:`MessageTooLarge`.
+        With the broker of one process the members have been served when this returns (``report.final``).
+
+        Args:
+          event: What is published.
+          exclude: Connections or their ids, who do not get it. In a room with history, neither when they come back.
+          key: Names what a newer event replaces where the room conflates.
+          idempotency_key: Of 1 to 128 characters. Of publications with the same key to the room the broker delivers the
+            first alone, for five minutes at least; the report of a repeat says so (``duplicate``) and is else the
+            first one's.
+          skip_history: Do not keep it in the room's history. It then has no position, and who is away misses it.
+
+        Raises :exc:`BrokerBusy` (nothing was sent), :exc:`EncodingError`, :exc:`MessageTooLarge`, :exc:`UsageError`.
         """
-        return self._node.publish_nowait(self._node.publication_to(self._target, event, exclude=exclude, key=key))
+        return self._node.carrier.publish_nowait(
+            self._node.publication_to(
+                self._target,
+                event,
+                exclude=exclude,
+                key=key,
+                idempotency_key=idempotency_key,
+                skip_history=skip_history,
+            )
+        )
+
+    async def history(self, *, limit: int | None = None, since: Position | None = None, reverse: bool = False) -> Slice:
+        """Read what is kept of the room: the oldest ``limit`` publications after ``since``, or all there are.
+
+        With ``reverse`` the newest first, and those before ``since``. ``limit=0`` reads only the position. Raises
+        :exc:`UnrecoverablePosition` if ``since`` is of another epoch or above the top, :exc:`UsageError` if the room
+        has no history, and what the broker raises. Always a checkpoint.
+        """
+        return await self._node.history(self.name, limit=limit, since=since, reverse=reverse)
 
     def start_soon(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
         """Start a task that belongs to the room.

@@ -25,6 +25,7 @@ from ._formats import SUBPROTOCOLS
 from ._handshake import HandshakePolicy
 from ._listening import Listener, Place, listen, locate
 from ._node import Node
+from ._positions import watch_positions
 from ._wire.ending import close_now
 from ._wire.upgrade import AllowedOrigins, check_origins
 
@@ -127,6 +128,8 @@ class Server:
             presence_entries=counters.presence_entries,
             presence_pushes=counters.presence_pushes,
             presence_resyncs=counters.presence_resyncs,
+            repeated=counters.repeated,
+            insufficient=counters.insufficient,
         )
 
     def assert_quiescent(self) -> None:
@@ -224,6 +227,7 @@ async def _run_tasks(
                 server = make_server(tasks)
                 outer.start_soon(server._drain.watch)
                 outer.start_soon(server._node.flusher.run)
+                outer.start_soon(watch_positions, server._node)
                 task_status.started(server)
                 await connections_over.wait()
                 tasks.cancel_scope.deadline = server._node.grace.hard_deadline
@@ -247,7 +251,7 @@ async def _run_broker(
                 scope.shield = True
                 task_status.started()
         finally:
-            node.broker_ended()
+            node.carrier.end()
 
 
 async def _run_connections(

@@ -20,3 +20,9 @@ def not_negative(_: object, attribute: attrs.Attribute[Any], value: object) -> N
 def count(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{attribute.name} is a whole number of at least 1, not {value!r}")
+
+
+def whole(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """A whole number of at least 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{attribute.name} is a whole number of at least 0, not {value!r}")

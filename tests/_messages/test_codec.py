@@ -70,9 +70,10 @@ def test_replies_are_the_same_in_both(codec: Codec) -> None:
 def test_plain_sends_things_as_they_are() -> None:
     """Plain: events and messages are the object itself; an action puts it into {"action", "data"}."""
     plain = Plain()
-    assert plain.publication("room", None, b"[1]") == b"[1]"
-    assert plain.publication(None, None, b"[1]") == b"[1]"
-    assert plain.publication(None, "act", b"[1]") == b'{"action":"act","data":[1]}'
+    assert plain.publication("room", None, b"[1]", None) == b"[1]"
+    assert plain.publication(None, None, b"[1]", None) == b"[1]"
+    assert plain.publication("room", None, b"[1]", 7) == b"[1]"
+    assert plain.publication(None, "act", b"[1]", None) == b'{"action":"act","data":[1]}'
     assert plain.direct([1], None) == b"[1]"
     assert plain.direct(None, "act") == b'{"action":"act","data":null}'
 
@@ -80,8 +81,10 @@ def test_plain_sends_things_as_they_are() -> None:
 def test_v1_puts_an_envelope_around() -> None:
     """v1: events carry their room, messages to one or to all do not."""
     v1 = V1Json()
-    assert v1.publication("r\n", None, b"[1]") == b'{"room":"r\\n","data":[1]}'
-    assert v1.publication(None, None, b"[1]") == b'{"data":[1]}'
-    assert v1.publication(None, "act", b"[1]") == b'{"action":"act","data":[1]}'
+    assert v1.publication("r\n", None, b"[1]", None) == b'{"room":"r\\n","data":[1]}'
+    assert v1.publication(None, None, b"[1]", None) == b'{"data":[1]}'
+    assert v1.publication("r", None, b"[1]", 7) == b'{"room":"r","offset":7,"data":[1]}'
+    assert v1.marker("r", 7) == b'{"room":"r","offset":7}'
+    assert v1.publication(None, "act", b"[1]", None) == b'{"action":"act","data":[1]}'
     assert v1.direct([1], None) == b'{"data":[1]}'
     assert v1.direct([1], "act") == b'{"action":"act","data":[1]}'

@@ -12,8 +12,8 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from trio_rooms import AlreadyServing, BrokerBusy, NotServing, Publication, Report
-from trio_rooms.brokers import Broker, MemoryBroker, Position
+from trio_rooms import AlreadyServing, BrokerBusy, NotServing, Position, Publication, Report
+from trio_rooms.brokers import Broker, MemoryBroker
 from trio_rooms.testing import LaggingBroker
 
 #: Seconds within which a broker has done what it was asked.

@@ -6,8 +6,8 @@ import pytest
 import trio
 import trio.testing
 
-from trio_rooms import NotServing, Publication, Report
-from trio_rooms.brokers import MemoryBroker, Position
+from trio_rooms import NotServing, Position, Publication, Report
+from trio_rooms.brokers import Confirmation, MemoryBroker
 
 
 async def test_delivers_in_the_call() -> None:
@@ -25,7 +25,7 @@ async def test_delivers_in_the_call() -> None:
         submission = broker.submit(publication)
         assert calls == [(publication, None)]
         with trio.testing.assert_checkpoints():
-            assert await submission.wait() is None
+            assert await submission.wait() == Confirmation()
         nursery.cancel_scope.cancel()
     with pytest.raises(NotServing):
         broker.submit(publication)

@@ -32,16 +32,23 @@ REMOVALS: dict[str, Edit] = {
         "Config",
         "ping_interval pong_timeout read_buffer_size write_buffer_size max_connections_per_room "
         "handshake_timeout write_timeout close_timeout hook_timeout shutdown_timeout drain_rate "
-        "rooms trusted_proxies limits",
+        "rooms trusted_proxies position_check_interval limits",
     ),
     **_fields(
         "Limits",
         "max_connections max_pending_handshakes max_header_bytes max_headers max_header_line "
         "max_target_bytes max_subprotocols max_message_bytes max_fragments message_timeout "
         "inbox_messages max_handlers handler_timeout max_depth max_id_chars max_room_name_bytes "
-        "max_connections_per_address max_rooms_per_connection max_rooms outbox_messages outbox_bytes session_messages",
+        "max_connections_per_address max_rooms_per_connection max_rooms outbox_messages outbox_bytes "
+        "session_messages max_recovery",
     ),
-    **_fields("RoomOptions", "capacity overflow linger authorize presence"),
+    **_fields(
+        "RoomOptions",
+        "capacity overflow linger authorize presence history_size recovery fill allow_history",
+    ),
+    "RoomOptions.history_bytes": Rewrite("_room_options.py", "self.history_bytes, ", "1 << 20, "),
+    "RoomOptions.history_ttl": Rewrite("_room_options.py", "self.history_ttl, self", "300.0, self"),
+    "RoomOptions.history_meta_ttl": Rewrite("_room_options.py", "self.history_meta_ttl)", "86_400.0)"),
     **_fields("Presence", "entry fetch interval grace max_entry_bytes max_bytes"),
     **_parameters("Sending.send", "action"),
     **_parameters("Sending.send_nowait", "action"),
@@ -61,14 +68,18 @@ REMOVALS: dict[str, Edit] = {
     ),
     **_parameters("Manager.run", "host port unix_path ssl_context path allowed_origins on_listening tune_gc"),
     **_parameters("Manager.begin_shutdown", "returning"),
-    **_parameters("Publishing.broadcast_to_room", "exclude key"),
+    **_parameters("Publishing.broadcast_to_room", "exclude key idempotency_key skip_history"),
+    **_parameters("Publishing.history", "limit since reverse"),
     **_parameters("Publishing.broadcast_to_rooms", "exclude"),
     **_parameters("Publishing.broadcast_to_all", "action exclude"),
     **_parameters("Publishing.send_to_connection", "action"),
     **_parameters("Publishing.send_to_user", "action"),
     **_parameters("serve_rooms", "host port unix_path ssl_context path listeners allowed_origins transport"),
-    **_parameters("Room.publish", "exclude key"),
-    **_parameters("Room.publish_nowait", "exclude key"),
+    **_parameters("Room.publish", "exclude key idempotency_key skip_history"),
+    **_parameters("Room.publish_nowait", "exclude key idempotency_key skip_history"),
+    **_parameters("Room.history", "limit since reverse"),
+    **_parameters("Connection.join", "since"),
+    **_parameters("MemoryBroker.__init__", "max_streams max_history_bytes max_results"),
     **_parameters("Room.kick", "code message"),
     **_parameters("Room.close", "code message"),
     **_parameters("Server.begin_shutdown", "returning"),

@@ -10,8 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from trio_rooms import BrokerBusy, Publication, Report
-from trio_rooms.brokers import Position
+from trio_rooms import BrokerBusy, Position, Publication, Report
 from trio_rooms.testing import LaggingBroker
 
 

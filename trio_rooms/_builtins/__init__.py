@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from .cancel import cancel
+from .history import history
 from .join import join
 from .join import room_to_join as room_to_join
 from .leave import leave
@@ -23,6 +24,7 @@ AT_ONCE: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[None]]
 
 #: What has its turn, as handlers do, and whose result is the reply.
 IN_TURN: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[Any]]]] = {
+    "$history": history,
     "$join": join,
     "$presence": presence,
 }

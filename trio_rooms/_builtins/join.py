@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from .._errors import BadMessage, NeedsV1
-from .._membership import Joined
+from .._joining import Joined
 from .._messages.decoding import Decoders
 from .._messages.requests import ANSWERED, Request
+from .._rooms.history import Position
 from ._decode import decode
 
 if TYPE_CHECKING:
+    from .._connection import Connection
     from .._dispatch import Dispatcher
+    from .._wire.frames import Frame
 
 
 class _Since(msgspec.Struct):
@@ -45,26 +48,37 @@ async def join(dispatcher: Dispatcher, request: Request) -> Any:
     if data.since is not None and not conn._format.v1:
         raise NeedsV1("since needs a trio-rooms.v1 subprotocol")
 
+    since = None if data.since is None else Position(data.since.offset, data.since.epoch)
+
     def result(joined: Joined) -> dict[str, Any]:
-        answer: dict[str, Any] = {"room": data.room}
-        if data.since is not None:
-            answer["recovered"] = False  # no room has a history yet
-        if joined.data is not None:
-            answer["data"] = dict(joined.data)  # any mapping, but not every one can be encoded
-        return answer
+        return join_reply(conn, joined, since)
 
-    async def wait_for_reply_to_fit(joined: Joined) -> None:
-        if request.id is not None:
-            await conn.outbox.wait_fits(len(conn._format.reply(request.id, result(joined)).data))
-
-    def queue_reply(joined: Joined) -> None:
-        if request.id is not None:
-            conn.outbox.send_nowait(conn._format.reply(request.id, result(joined)))
+    def reply(joined: Joined) -> Frame:
+        assert request.id is not None
+        return conn._format.reply(request.id, result(joined))
 
     joined = await conn._memberships.join(
-        data.room, client_data=data.data, by_client=True, before_begin=wait_for_reply_to_fit, on_begin=queue_reply
+        data.room,
+        since=since,
+        client_data=data.data,
+        by_client=True,
+        reply=None if request.id is None else reply,
     )
     return ANSWERED if joined.new else result(joined)
+
+
+def join_reply(conn: Connection, joined: Joined, since: Position | None) -> dict[str, Any]:
+    """What a client is told of a join that it has asked for."""
+    answer: dict[str, Any] = {"room": joined.room.name}
+    if joined.position is not None:
+        answer["epoch"], answer["offset"] = joined.position.epoch, joined.position.offset
+    if since is not None:
+        answer["recovered"] = bool(joined.recovered)
+    if joined.publications:
+        answer["publications"] = [conn._format.kept(item) for item in joined.publications]
+    if joined.data is not None:
+        answer["data"] = dict(joined.data)  # any mapping, but not every one can be encoded
+    return answer
 
 
 def room_to_join(dispatcher: Dispatcher, request: Request) -> str | None:

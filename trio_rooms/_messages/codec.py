@@ -46,8 +46,11 @@ class Codec(Protocol):
         """Whether there is an envelope around what goes out."""
         ...
 
-    def publication(self, room: str | None, action: str | None, data: bytes) -> bytes:
+    def publication(self, room: str | None, action: str | None, data: bytes, offset: int | None) -> bytes:
         """An event of a room (None: for everybody), already encoded in JSON, or in MessagePack for that format."""
+
+    def marker(self, room: str | None, offset: int | None) -> bytes:
+        """That an event of the room has been, which this member does not get."""
 
     def direct(self, obj: object, action: str | None) -> bytes:
         """A message to one connection."""
@@ -92,8 +95,11 @@ class Plain(_Replies):
     subprotocol: str | None = None
     v1 = False
 
-    def publication(self, room: str | None, action: str | None, data: bytes) -> bytes:
+    def publication(self, room: str | None, action: str | None, data: bytes, offset: int | None) -> bytes:
         return data if action is None else encode({"action": action, "data": msgspec.Raw(data)})
+
+    def marker(self, room: str | None, offset: int | None) -> bytes:
+        raise NotImplementedError("a plain client knows no positions")
 
     def direct(self, obj: object, action: str | None) -> bytes:
         return encode(obj if action is None else {"action": action, "data": obj})
@@ -111,15 +117,20 @@ class V1Json(_Replies):
         super().__init__(encode)
         self._wrap = wrap  # around what is encoded already
 
-    def publication(self, room: str | None, action: str | None, data: bytes) -> bytes:
+    def publication(self, room: str | None, action: str | None, data: bytes, offset: int | None) -> bytes:
         envelope: dict[str, Any] = {}
         if room is not None:
             envelope["room"] = room
         if action is not None:
             envelope["action"] = action
+        if offset is not None:
+            envelope["offset"] = offset
         envelope["data"] = msgspec.Raw(data)
         wrap = self._wrap
         return wrap(envelope)
+
+    def marker(self, room: str | None, offset: int | None) -> bytes:
+        return self._encode({"room": room, "offset": offset})
 
     def direct(self, obj: object, action: str | None) -> bytes:
         return self._encode({"data": obj} if action is None else {"action": action, "data": obj})

@@ -78,7 +78,18 @@ def to_json(raw: bytes) -> bytes:
         raise msgspec.ValidationError("keys are text or numbers") from exc
 
 
+class Packed:
+    """What is MessagePack already, to be a part of what is packed."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
 def _raw_json(obj: object) -> Any:
+    if isinstance(obj, Packed):
+        return unpack(obj.data)
     if isinstance(obj, msgspec.Raw):
         return msgspec.json.decode(obj)
     raise TypeError(f"objects of type {type(obj).__name__} are unsupported")

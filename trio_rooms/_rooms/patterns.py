@@ -24,6 +24,11 @@ class Patterns:
         """The patterns in their order."""
         return iter(self._patterns)
 
+    @property
+    def keeps_history(self) -> bool:
+        """Whether any of the options asks for history."""
+        return any(options.history_size for _, options in self._patterns)
+
     def match(self, name: str) -> RoomOptions | None:
         """The options for a name; None if no pattern matches."""
         for pattern, options in self._patterns:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from .._room_options import Overflow
+from .._room_options import Keep, Overflow
+from .history import HistoryItem, Position
 
 if TYPE_CHECKING:
     from .._wire.frames import Frame
@@ -24,6 +25,10 @@ class Format(Protocol):
 
     def publication(self, publication: Publication, /) -> Frame:
         """The frame that a member with this format gets."""
+        ...
+
+    def marker(self, publication: Publication, /) -> Frame:
+        """The frame that it gets instead if it is excluded from what is kept."""
         ...
 
 
@@ -44,6 +49,11 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     """Members whose connection it ended, because their outbox was full and the policy is "close"."""
     displaced: int = 0
     """Earlier publications that it pushed out of outboxes, or replaced there."""
+    position: Position | None = None
+    """Where it stands in the room's stream; None if the room has no history, or it was not to be kept."""
+    duplicate: bool = False
+    """Whether its ``idempotency_key`` has been published before. Then this publication was not, and the rest is what
+    is known of the first: all of it on the node that has delivered that, else its position."""
 
     def __add__(self, other: Report) -> Report:
         return Report(
@@ -80,6 +90,12 @@ class Publication(msgspec.Struct, eq=False, gc=False):
     """Called when it was delivered on the publisher's node."""
     packed: bytes | None = None
     """The event in MessagePack, if it is known."""
+    keep: Keep | None = None
+    """What the broker is to keep of its room; None if this publication is not kept, and gets no position."""
+    idempotency_key: str | None = None
+    """The broker delivers one publication of this key to its room; repeats are told the first one's position."""
+    offset: int | None = None
+    """Its number in the room's stream; set by ``deliver``."""
     event: object = msgspec.UNSET
     """What ``packed`` is made of while it is None: the program's own object, kept for no longer than that."""
     whole: Publication | None = None
@@ -116,3 +132,25 @@ class Publication(msgspec.Struct, eq=False, gc=False):
     def to(self, room: str) -> Publication:
         """This publication for one of its rooms."""
         return Publication((room,), self.data, self.exclude, self.key, self.action, self.overflow, whole=self)
+
+    def kept(self, offset: int) -> HistoryItem:
+        """What a broker keeps of it."""
+        assert self.packed is not None, "made before it is submitted"
+        return HistoryItem(offset, self.data, self.packed, self.exclude)
+
+
+class Marker(msgspec.Struct, gc=False):
+    """In the place of a publication, for a member that it is not for: only the position moves on."""
+
+    publication: Publication
+    overflow: Overflow = "close"
+    key: str | None = None
+
+    @property
+    def room(self) -> str | None:
+        """The room of the publication."""
+        return self.publication.room
+
+    def frame(self, form: Format, /) -> Frame:
+        """Its frame; there is a marker for one member in a thousand, so it is made for each."""
+        return form.marker(self.publication)

@@ -3,6 +3,12 @@
 Members are served from ``deliver`` only, on the publisher's node too; nothing is echoed ahead of the
 broker. A broker keeps the order of submissions to one room from one node, and calls ``deliver`` in one
 order per room on all nodes.
+
+A broker that supports "history" numbers what is to be kept (``publication.keep``) and hands out the position with it.
+Offsets rise within a room and an epoch, but may have gaps, for brokers that number a whole stream (NATS, Kafka). So
+only the broker can say whether a slice is complete; nobody else does arithmetic with offsets. A new epoch is a new
+stream: whatever had a position in the old one has lost its place. Positions of an old epoch must not come after those
+of a new one.
 """
 
 from __future__ import annotations
@@ -13,28 +19,33 @@ from typing import Protocol
 import attrs
 import trio
 
+from .._room_options import Keep as Keep
+from .._rooms.history import Position, Slice
 from .._rooms.publication import Publication, Report
-
-
-@attrs.frozen
-class Position:
-    """Where a publication stands in its room's stream. Offsets rise, but need not be contiguous."""
-
-    offset: int
-    """The number within the epoch."""
-    epoch: str
-    """Which run of the stream the offset belongs to: offsets of different epochs cannot be compared."""
-
 
 #: Given to a broker: serves the members of this node. Synchronous, and calls nothing of the user's.
 Deliver = Callable[[Publication, Position | None], Report]
 
 
-class Submission(Protocol):
-    """A publication that a broker has taken."""
+@attrs.frozen
+class Confirmation:
+    """What a broker says of a publication that it has taken for good."""
 
-    async def wait(self) -> Position | None:
-        """Wait until the broker has confirmed it; its position, if the broker numbers. Raises if it failed.
+    position: Position | None = None
+    """Where it stands, if it is kept; that of the first one, if it is a duplicate."""
+    duplicate: bool = False
+    """Whether its ``idempotency_key`` has been published to its room before: it is not delivered."""
+
+
+class Submission(Protocol):
+    """A publication that a broker has been given."""
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """The confirmation, if it is there already."""
+
+    async def wait(self) -> Confirmation:
+        """Wait until the broker has confirmed it. Raises if it failed.
 
         A cancel leaves the outcome unknown.
         """
@@ -57,7 +68,9 @@ class Broker(Protocol):
     def submit(self, publication: Publication) -> Submission:
         """Take a publication, first in first out for each room. Raises :exc:`BrokerBusy` at the bound.
 
-        On this node, the object itself comes back in ``deliver``.
+        On this node, the object itself comes back in ``deliver``. With ``publication.keep`` it is numbered and kept,
+        for at most so long and in at most so much room as that says. With an ``idempotency_key`` it is delivered once
+        for each key and room, within five minutes at least unless the broker's bound is met.
         """
 
     async def wait_ready(self) -> None:
@@ -68,3 +81,19 @@ class Broker(Protocol):
 
     def unsubscribe(self, room: str) -> None:
         """A hint that no member is left; a broker may act on it later, or not if one has come back."""
+
+    async def history(
+        self,
+        room: str,
+        *,
+        keep: Keep,
+        since: Position | None,
+        limit: int | None,
+        reverse: bool,
+    ) -> Slice:
+        """Read a room's stream, which begins if there is none. Only asked of who supports "history".
+
+        The oldest ``limit`` publications (None: all, 0: only the position) after ``since``; with ``reverse`` the
+        newest, before ``since``. What was published before the room was subscribed to, and has not come by
+        ``deliver``, is in it.
+        """

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import Literal
 
 import attrs
 import trio
 
-from trio_rooms import AlreadyServing, BrokerBusy, NotServing, Publication
-from trio_rooms.brokers import Deliver, Position
+from trio_rooms import AlreadyServing, BrokerBusy, NotServing, Position, Publication, Report, Slice
+from trio_rooms.brokers import Confirmation, Deliver, Keep, MemoryBroker
 
 
 @attrs.define(eq=False)
 class _Submission:
     publication: Publication
     over: trio.Event = attrs.field(factory=trio.Event)
-    confirmed: bool = False
+    confirmation: Confirmation | None = None
 
-    def confirm(self) -> None:
-        self.confirmed = True
+    def confirm(self, confirmation: Confirmation) -> None:
+        self.confirmation = confirmation
         self.over.set()
 
-    async def wait(self) -> Position | None:
+    async def wait(self) -> Confirmation:
         await self.over.wait()
-        if not self.confirmed:
+        if self.confirmation is None:
             raise NotServing("the broker ended before it confirmed")
-        return None
+        return self.confirmation
 
 
 class LaggingBroker:
     """Delivers after ``delay`` seconds, in order, and confirms before, with or after the delivery.
+
+    What is to be kept is numbered and kept half a delay before it is delivered, so that a history that is read in
+    between is ahead of what members have got. Reading takes a delay, too: half of it before, half of it after the look.
 
     Args:
       delay: Seconds from a submission to its delivery, and for a subscription to become active.
@@ -39,8 +43,8 @@ class LaggingBroker:
       bound: Submissions that are under way at most; beyond it BrokerBusy.
     """
 
-    supports: frozenset[str] = frozenset()
-    """Nothing beyond carrying."""
+    supports: frozenset[str] = frozenset({"history"})
+    """Carrying, and history."""
 
     def __init__(
         self, *, delay: float = 1.0, confirm: Literal["before", "with", "after"] = "before", bound: int = 100
@@ -50,6 +54,10 @@ class LaggingBroker:
         self.bound = bound
         self.subscribed: set[str] = set()
         """Rooms with an active subscription."""
+        self.store = MemoryBroker()
+        """Where it keeps the history; to look at, and to ``forget`` a room's."""
+        self.losing: int = 0
+        """How many of the next deliveries get lost on their way, though they are kept. Yours to set."""
         self._running = False
         self._queue: deque[_Submission] = deque()
         self._work = trio.lowlevel.ParkingLot()
@@ -60,14 +68,16 @@ class LaggingBroker:
         if self._running:
             raise AlreadyServing("this broker serves another manager")
         self._running = True
-        task_status.started()
         try:
-            while True:
-                while not self._queue:
-                    await self._work.park()
-                await self._carry(self._queue[0], deliver)
-                self._queue.popleft()
-                self._room.unpark_all()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(partial(self.store.run, self._note))
+                task_status.started()
+                while True:
+                    while not self._queue:
+                        await self._work.park()
+                    await self._carry(self._queue[0], deliver)
+                    self._queue.popleft()
+                    self._room.unpark_all()
         finally:
             self._running = False
             for submission in self._queue:
@@ -76,15 +86,26 @@ class LaggingBroker:
             self._room.unpark_all()
             self.subscribed.clear()
 
+    def _note(self, publication: Publication, position: Position | None) -> Report:
+        """What the store delivers, which is only on its way."""
+        return Report()
+
     async def _carry(self, submission: _Submission, deliver: Deliver) -> None:
         await trio.sleep(self.delay / 2)
-        if self.confirm == "before":
-            submission.confirm()
+        confirmation = self.store.submit(submission.publication).confirmation
+        assert confirmation is not None, "in memory, submitted is confirmed"
+        if confirmation.duplicate or self.confirm == "before":
+            submission.confirm(confirmation)
         await trio.sleep(self.delay / 2)
-        deliver(submission.publication, None)
+        if confirmation.duplicate:
+            return
+        if self.losing:
+            self.losing -= 1
+        else:
+            deliver(submission.publication, confirmation.position)
         if self.confirm == "after":
             await trio.sleep(self.delay / 2)
-        submission.confirm()
+        submission.confirm(confirmation)
 
     def submit(self, publication: Publication) -> _Submission:
         """Queue a publication. Raises :exc:`BrokerBusy` at ``bound``, :exc:`NotServing` unless it runs."""
@@ -111,3 +132,18 @@ class LaggingBroker:
     def unsubscribe(self, room: str) -> None:
         """Inactive at once."""
         self.subscribed.discard(room)
+
+    async def history(
+        self,
+        room: str,
+        *,
+        keep: Keep,
+        since: Position | None,
+        limit: int | None,
+        reverse: bool,
+    ) -> Slice:
+        """Read what is kept."""
+        await trio.sleep(self.delay / 2)
+        part = await self.store.history(room, keep=keep, since=since, limit=limit, reverse=reverse)
+        await trio.sleep(self.delay / 2)
+        return part

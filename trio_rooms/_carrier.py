@@ -1,0 +1,138 @@
+"""From the program to the broker: submitting, waiting for room, and waiting until a publication is delivered."""
+
+from __future__ import annotations
+
+import attrs
+import msgspec
+import trio
+
+from ._errors import BrokerBusy, NotServing, UsageError
+from ._formats import packed
+from ._rooms.history import Position
+from ._rooms.publication import Publication, Report
+from ._rooms.results import Results
+from .brokers.base import Broker, Confirmation, Submission
+from .brokers.memory import IDEMPOTENCY_TTL
+
+#: The longest idempotency key.
+MAX_KEY_CHARS = 128
+
+# Of how many publications with a key this node knows what it did; of others the position is known, by the broker.
+_MAX_REPORTS = 10_000
+
+
+@attrs.define(eq=False)
+class _Waiting:
+    """A publication whose delivery is waited for."""
+
+    publication: Publication
+    over: trio.Event = attrs.field(factory=trio.Event)
+    position: Position | None = None
+    """As the broker has confirmed it."""
+
+    def is_behind(self, position: Position) -> bool:
+        """Whether it should have been delivered before what stands there."""
+        own = self.position
+        return own is not None and (own.epoch != position.epoch or own.offset < position.offset)
+
+
+@attrs.define(eq=False)
+class Carrier:
+    """The way of one node's publications to its broker."""
+
+    _broker: Broker
+    _publishing: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock)
+    """Held by the task that waits for room in the broker; those that came later wait behind it."""
+    _undelivered: dict[int, _Waiting] = attrs.field(factory=dict)
+    _reports: Results[Report] = attrs.field(factory=lambda: Results(IDEMPOTENCY_TTL, _MAX_REPORTS))
+    """Of publications with an ``idempotency_key``, for who repeats them."""
+    _ended: bool = False
+
+    def publish_nowait(self, publication: Publication) -> Report:
+        """Submit; what is known of the delivery so far. Raises BrokerBusy."""
+        submission = self._submit(publication)
+        if publication.idempotency_key is not None:
+            confirmation = submission.confirmation
+            if confirmation is not None and confirmation.duplicate:
+                return self._first_report(publication, confirmation)
+        return publication.report or _UNKNOWN
+
+    async def publish(self, publication: Publication) -> Report:
+        """Submit when the broker has room, wait for its confirmation and for the delivery on this node.
+
+        A cancel while waiting for room: nothing was published. Later: the outcome is unknown.
+        """
+        waiting = _Waiting(publication)
+        publication.on_delivered = waiting.over.set
+        submission = await self._submit_when_ready(publication)
+        self._undelivered[id(waiting)] = waiting
+        try:
+            confirmation = await submission.wait()
+            if confirmation.duplicate:
+                return self._first_report(publication, confirmation)
+            waiting.position = confirmation.position
+            await waiting.over.wait()
+        finally:
+            del self._undelivered[id(waiting)]
+        if publication.report is not None:
+            return publication.report
+        if self._ended:
+            raise NotServing("the server ended before the publication was delivered")
+        return Report(position=waiting.position)
+
+    def passed(self, publication: Publication, position: Position) -> None:
+        """What stands before ``position`` in its room, and has not been delivered here, never will be."""
+        for waiting in self._undelivered.values():
+            if (
+                waiting.publication is not publication
+                and waiting.publication.rooms == publication.rooms
+                and waiting.is_behind(position)
+            ):
+                waiting.over.set()
+
+    def remember(self, publication: Publication, report: Report) -> None:
+        """Keep the report of a publication with a key."""
+        self._reports.put((publication.rooms, publication.idempotency_key), report, trio.current_time())
+
+    def end(self) -> None:
+        """Nothing is delivered any more: who waits for it is told."""
+        self._ended = True
+        for waiting in self._undelivered.values():
+            waiting.over.set()
+
+    def _submit(self, publication: Publication) -> Submission:
+        if self._publishing.locked():
+            raise BrokerBusy("others wait to publish")  # and were first
+        submission = self._broker.submit(publication)
+        publication.event = msgspec.UNSET
+        return submission
+
+    async def _submit_when_ready(self, publication: Publication) -> Submission:
+        await trio.lowlevel.checkpoint_if_cancelled()  # who waits for the confirmation makes it a whole one
+        try:
+            return self._submit(publication)
+        except trio.WouldBlock:
+            packed(publication)  # while we wait, the event may change
+        async with self._publishing:
+            while True:  # noqa: ASYNC913 - taking the lock is a checkpoint
+                try:
+                    return self._broker.submit(publication)
+                except trio.WouldBlock:
+                    await self._broker.wait_ready()
+
+    def _first_report(self, publication: Publication, confirmation: Confirmation) -> Report:
+        """What is known here of the publication that another one repeats."""
+        known = self._reports.get((publication.rooms, publication.idempotency_key), trio.current_time())
+        if known is None:
+            return Report(position=confirmation.position, duplicate=True)
+        return msgspec.structs.replace(known, duplicate=True)
+
+
+def checked_key(key: object) -> str:
+    """An idempotency key. Raises :exc:`UsageError` for what is none."""
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_CHARS:
+        raise UsageError(f"an idempotency_key is a text of 1 to {MAX_KEY_CHARS} characters")
+    return key
+
+
+_UNKNOWN = Report()

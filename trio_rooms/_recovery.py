@@ -1,0 +1,132 @@
+"""How a join of a room with history catches up: what is read, and what comes of it. Never a partial recovery."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from ._boundary import own_cancellations_only
+from ._errors import ActionError, HookTimeout, RoomFailed
+from ._hooks import AlreadyReported
+from ._room_stream import CatchUp
+from ._rooms.history import HistoryItem, Position, Slice
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+    from ._room import Room
+
+# A broker whose stream begins anew again and again, while one join reads it, is not to be waited for.
+_MAX_READS = 3
+
+# What the envelope of one item adds to its bytes, at most.
+_ENVELOPE = 48
+
+
+@attrs.frozen
+class Caught:
+    """How far a join has come."""
+
+    position: Position
+    """Everything up to here the member has, or was never to have; everything after it is live."""
+    recovered: bool | None = None
+    """Whether nothing is missing since the position that it came with; None if it came with none."""
+    items: tuple[HistoryItem, ...] = ()
+    """What it gets of the history."""
+    too_much: bool = False
+    """Whether it is not recovered because that would be more than one join may recover."""
+
+
+@attrs.define(eq=False)
+class Recovery:
+    """One join's, while it catches up."""
+
+    room: Room
+    conn: Connection
+    since: Position | None
+    max_bytes: int
+    """What the recovered items may take, at most."""
+    held: CatchUp
+    part: Slice = attrs.field(init=False)
+
+    async def read(self) -> None:
+        """Read as much of the history as is needed. Raises :exc:`RoomFailed`, and what the broker raises."""
+        await self._read()
+        if self.room.options.fill is not None and self._is_empty():
+            await self._fill()
+            await self._read()
+
+    async def _read(self) -> None:
+        options = self.room.options
+        keep = options.keep
+        assert keep is not None
+        for _ in range(_MAX_READS):
+            if options.recovery == "cache":
+                limit = 1
+            elif self.since is None:
+                limit = 0
+            else:
+                limit = self.held.max_items + 1
+            since = None if options.recovery == "cache" else self.since
+            self.part = await self.room._node.broker.history(
+                self.room.name, keep=keep, since=since, limit=limit, reverse=options.recovery == "cache"
+            )
+            if not self.held.contradicts(self.part):
+                return
+        raise RoomFailed("the room's history begins anew again and again")
+
+    def caught(self) -> Caught:
+        """What would come of it if membership began now."""
+        position, items = self.held.merged(self.part)
+        if self.room.options.recovery == "cache":
+            return self._latest(position, items)
+        if self.since is None:
+            return Caught(position)
+        if not self.part.complete:
+            return Caught(position, recovered=False)
+        if items is None or not self._is_within_bounds(items):
+            return Caught(position, recovered=False, too_much=True)
+        return Caught(position, True, self._for_this_connection(items))
+
+    def _latest(self, position: Position, items: tuple[HistoryItem, ...] | None) -> Caught:
+        recovered = None if self.since is None else self.since == position
+        if recovered or not items:  # nothing is kept, or more has come than is held, and the latest is not known
+            return Caught(position, recovered)
+        latest = self._for_this_connection(items[-1:])
+        return Caught(position, None if self.since is None else True, latest)
+
+    def _is_within_bounds(self, items: tuple[HistoryItem, ...]) -> bool:
+        if len(items) > self.held.max_items:
+            return False
+        text = self.conn._format.text
+        return sum((len(item.raw) if text else len(item.packed)) + _ENVELOPE for item in items) <= self.max_bytes
+
+    def _for_this_connection(self, items: tuple[HistoryItem, ...]) -> tuple[HistoryItem, ...]:
+        return tuple(item for item in items if not self.conn._is_excluded(item.exclude))
+
+    def _is_empty(self) -> bool:
+        return not self.part.publications and not self.held.items
+
+    async def _fill(self) -> None:
+        room, node = self.room, self.room._node
+        fill = room.options.fill
+        assert fill is not None
+        assert room._stream is not None
+        async with room._stream.filling:
+            await self._read()
+            if not self._is_empty():
+                return  # somebody else has filled it while we waited
+            try:
+                event = None
+                with trio.move_on_after(node.config.hook_timeout) as scope, own_cancellations_only():
+                    event = await fill(room.name)
+                if scope.cancelled_caught:
+                    raise HookTimeout(f"fill ran longer than {node.config.hook_timeout} s")
+                if event is not None:
+                    await room.publish(event)
+            except ActionError:
+                raise
+            except Exception as exc:
+                await node.errors.report(self.conn, exc, f"fill of {room.name!r}")  # noqa: ASYNC120 - logs it first
+                raise AlreadyReported from exc

@@ -1,0 +1,173 @@
+"""The stream of a room with history, as this node's members see it.
+
+Theory of operation. Publications come from the broker in order, each with its position. A member has a position, too:
+that of its join, and from then on what it was sent. The two must meet without a gap and without an overlap, though the
+history that a join reads may be ahead of what has been delivered here, or behind it. So a join under way has a
+:class:`CatchUp`, which holds what is delivered while the history is being read. In the step in which membership begins
+both are merged by offset. If the history was ahead, the member is skipped (*ahead*) until the deliveries have caught up
+with it.
+
+Members whose stream has a hole (a new epoch; a broker that has lost something, see ``_positions``) are closed with
+4010. They come back with their position, and are told whether they are recovered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from ._errors import CloseCode
+from ._rooms.history import HistoryItem, Position, Slice
+from ._rooms.publication import Marker, Publication
+from ._wire.fanout import Outcome
+from ._wire.outbox import CLOSED
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+    from ._room import Room
+
+
+@attrs.define(eq=False)
+class CatchUp:
+    """What is delivered to a room while one join reads its history."""
+
+    max_items: int
+    items: list[HistoryItem] = attrs.field(factory=list)
+    epoch: str | None = None
+    top: int = 0
+    overrun: bool = False
+    """Whether more came than is held; only the position is known then."""
+
+    def add(self, publication: Publication, position: Position) -> None:
+        """One more was delivered."""
+        if position.epoch != self.epoch:
+            self.items.clear()
+            self.epoch, self.overrun = position.epoch, False
+        self.top = position.offset
+        if len(self.items) < self.max_items:
+            self.items.append(publication.kept(position.offset))
+        else:
+            self.overrun = True
+
+    def contradicts(self, part: Slice) -> bool:
+        """Whether the slice is of another epoch than what was delivered since: it has to be read again."""
+        return self.epoch is not None and self.epoch != part.position.epoch
+
+    def merged(self, part: Slice) -> tuple[Position, tuple[HistoryItem, ...] | None]:
+        """The top of both, and all items of both; None in their place if some are not held."""
+        top = part.position.offset
+        newer = [item for item in self.items if item.offset > top]
+        position = Position(max(top, self.top), part.position.epoch)
+        return position, None if self.overrun else (*part.publications, *newer)
+
+
+class RoomStream:
+    """Of one room, while it exists."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._node = room._node
+        self.epoch: str | None = None
+        self.top: int = 0
+        """The offset that was delivered last here, or that a join has learned of."""
+        self._delivered = 0
+        self.filling = trio.Lock()
+        """Held by the join that asks the program for the first publication."""
+        self._past: str | None = None
+        self._catching_up: list[CatchUp] = []
+        self._ahead: dict[str, int] = {}
+
+    @property
+    def position(self) -> Position | None:
+        """How far this node's members have come; None as long as that is not known."""
+        return None if self.epoch is None else Position(self.top, self.epoch)
+
+    def is_behind(self, top: Position) -> bool:
+        """Whether the members have not come as far as the stream, or are of another one."""
+        return self.epoch is not None and (self.epoch != top.epoch or self.top < top.offset)
+
+    @contextmanager
+    def catching_up(self) -> Iterator[CatchUp]:
+        """While the block runs, what is delivered is held."""
+        one = CatchUp(self._node.config.limits.max_recovery)
+        self._catching_up.append(one)
+        try:
+            yield one
+        finally:
+            self._catching_up.remove(one)
+
+    def begin(self, conn: Connection, position: Position) -> None:
+        """A member begins at a position."""
+        if self.epoch is not None and position.epoch != self.epoch:
+            self.lose_members(but=conn)
+            self._past, self._delivered = self.epoch, 0
+            self._ahead.clear()
+            self.top = 0
+        self.epoch = position.epoch
+        self.top = max(self.top, position.offset)
+        if position.offset > self._delivered:
+            self._ahead[conn.id] = position.offset
+
+    def leave(self, conn: Connection) -> None:
+        """A member has gone."""
+        self._ahead.pop(conn.id, None)
+
+    def deliver(self, publication: Publication, position: Position) -> Outcome | None:
+        """Serve the members; None if the broker has delivered this before."""
+        if position.epoch != self.epoch and not self._enter(position.epoch):
+            return None
+        if position.offset <= self._delivered:
+            self._node.counters.repeated += 1
+            return None
+        self._delivered = position.offset
+        self.top = max(self.top, position.offset)
+        publication.offset = position.offset
+        for one in self._catching_up:
+            one.add(publication, position)
+        outboxes = self._room._roster.outboxes
+        if not publication.exclude and not self._ahead:
+            return self._node.fan_out.put_all(publication, outboxes)
+        ahead = self._pass_ahead(position.offset)
+        outcome = self._node.fan_out.put_all(publication, outboxes, publication.exclude.union(ahead))
+        self._mark(publication, ahead)
+        return outcome
+
+    def lose_members(self, but: Connection | None = None) -> None:
+        """The members have missed something: they are to come back, and to recover or to know that they cannot."""
+        for member in self._room.members:
+            if member is not but:
+                self._node.counters.insufficient += 1
+                member.close(CloseCode.INSUFFICIENT_STATE, "insufficient state")
+
+    def _enter(self, epoch: str) -> bool:
+        """Go over to another epoch; False if it is that which the present one has followed."""
+        if epoch == self._past:
+            self._node.counters.repeated += 1
+            return False
+        if self.epoch is not None:
+            self.lose_members()
+            self._past = self.epoch
+        self.epoch, self._delivered, self.top = epoch, 0, 0
+        self._ahead.clear()
+        return True
+
+    def _pass_ahead(self, offset: int) -> Sequence[str]:
+        """Who has got this offset already."""
+        if not self._ahead:
+            return ()
+        passed = [ident for ident, ahead in self._ahead.items() if ahead >= offset]
+        self._ahead = {ident: ahead for ident, ahead in self._ahead.items() if ahead > offset}
+        return passed
+
+    def _mark(self, publication: Publication, ahead: Sequence[str]) -> None:
+        """Move the position of the excluded members on."""
+        marker = Marker(publication)
+        members = self._room._roster.members
+        for ident in sorted(publication.exclude):
+            member = None if ident in ahead else members.get(ident)
+            if member is not None and member._format.v1 and member.outbox.put(marker) == CLOSED:
+                member._overflowed()
