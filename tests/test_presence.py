@@ -18,6 +18,7 @@ from trio_rooms import (
     Denied,
     EncodingError,
     Limits,
+    Position,
     Presence,
     Room,
     UsageError,
@@ -55,13 +56,11 @@ async def test_state_then_changes(subprotocol: str, autojump_clock: MockClock) -
 async def test_state_is_right_behind_the_reply(autojump_clock: MockClock) -> None:
     """Nothing stands between the reply and the state, and no change before it, whoever joins at the same time."""
     async with club(Presence(interval=0)) as served:
-        publisher = await served.enter("ada")
+        await served.enter("ada")
         client = await served.memory.connect(path="/ws?user=bob", subprotocol=V1)
         await settle()
         await client.send_action("$join", {"room": "r"}, id=1)
         served.room.publish_nowait("before")
-        while served.room.members != (publisher.conn,) and len(served.room.members) < 2:
-            await trio.lowlevel.checkpoint()
         await settle()
         served.room.publish_nowait("after")
         await settle()
@@ -75,6 +74,40 @@ async def test_state_is_right_behind_the_reply(autojump_clock: MockClock) -> Non
         ]
         assert "users" in got[2]["data"]
         assert "joins" in got[3]["data"]
+
+
+@pytest.mark.parametrize("by", ["$join", "handler"])
+async def test_state_and_what_is_recovered(by: str, autojump_clock: MockClock) -> None:
+    """In a room with history the state stands behind what a join recovers, and ahead of what is live."""
+    manager = make_manager(Presence(), history_size=10)
+
+    @manager.on("enter")
+    async def enter(conn: Connection, since: dict[str, Any]) -> None:
+        await conn.join("r", since=Position(since["offset"], since["epoch"]))
+        served.room.publish_nowait("live")
+
+    async with serve(manager) as served:
+        ada = await served.enter("ada")
+        await ada.client.request("$leave", {"room": "r"})
+        joined = await ada.client.request("$join", {"room": "r"})
+        since = {"epoch": joined["epoch"], "offset": joined["offset"]}
+        served.room.publish_nowait("missed")
+        client = await served.memory.connect(path="/ws?user=bob", subprotocol=V1)
+        assert (await client.receive_json())["action"] == "$welcome"
+        if by == "$join":
+            reply = await client.request("$join", {"room": "r", "since": since})
+            assert reply["recovered"] is True
+            assert [item["data"] for item in reply["publications"]] == ["missed"]
+            served.room.publish_nowait("live")
+        else:
+            await client.send_action("enter", since)
+            assert (await client.receive_json())["data"] == "missed"
+        assert list((await client.receive_json())["data"]["users"]) == ["ada"]
+        messages = [await client.receive_json() for _ in range(2)]
+        assert {"live" if message["data"] == "live" else message["action"] for message in messages} == {
+            "live",
+            "$presence",
+        }
 
 
 async def test_a_handlers_join_is_followed_by_the_state(autojump_clock: MockClock) -> None:

@@ -22,7 +22,7 @@ class _Presence(msgspec.Struct):
 _decoders = Decoders(_Presence)
 
 
-async def presence(dispatcher: Dispatcher, request: Request) -> Any:
+async def presence(dispatcher: Dispatcher, request: Request) -> Any:  # noqa: ASYNC124 - as the others of its table
     """``$presence``, which has its turn like a handler: what the members have been told by now."""
     conn = dispatcher._conn
     if not conn._format.v1:
