@@ -56,7 +56,7 @@ REMOVALS: dict[str, Edit] = {
     **_parameters("Sending.request", "data type"),
     **_parameters("Connection.read_json", "type"),
     **_parameters("Connection.close", "code reason"),
-    **_parameters("Connection.get_metadata", "default"),
+    **_parameters("GoNames.get_metadata", "default"),
     **_parameters("ActionError.__init__", "message temporary"),
     **_parameters("_CodedError.__init__", "message"),
     **_parameters("Refuse.__init__", "code"),
