@@ -10,7 +10,7 @@ import attrs
 
 from hall import Gate, settle
 from messages import V1, receive_all
-from trio_rooms import Config, Connection, HandshakeRequest, Identity, Limits, Manager, Presence, Room, Server
+from trio_rooms import Config, Connection, HandshakeRequest, Identity, Limits, Manager, PresenceOptions, Room, Server
 from trio_rooms.testing import FaultyStream, MemoryServer, TestClient, serve_in_memory
 
 # Virtual seconds, in which everything that is on its way comes.
@@ -22,7 +22,7 @@ async def allow(conn: Connection, room: str, data: Any) -> bool:
     return True
 
 
-def make_manager(presence: Presence | None, *, limits: Limits | None = None, **options: Any) -> Manager:
+def make_manager(presence: PresenceOptions | None, *, limits: Limits | None = None, **options: Any) -> Manager:
     """Rooms "r*" have this presence; users are who they say, and clients may join and set their entries."""
     manager = Manager(config=Config(ping_interval=10_000, limits=limits or Limits()))
     manager.room("r*", authorize=allow, presence=presence, **options)
@@ -147,7 +147,7 @@ class Club:
 
 
 @asynccontextmanager
-async def club(presence: Presence | None, **options: Any) -> AsyncIterator[Club]:
+async def club(presence: PresenceOptions | None, **options: Any) -> AsyncIterator[Club]:
     """Serve a manager of :func:`make_manager`; at the end nothing is left."""
     manager = make_manager(presence, **options)
     async with serve(manager) as served:

@@ -19,7 +19,7 @@ from trio_rooms import (
     EncodingError,
     Limits,
     Position,
-    Presence,
+    PresenceOptions,
     Room,
     UsageError,
 )
@@ -34,7 +34,7 @@ V1_FORMATS = [V1, MSGPACK]
 @pytest.mark.parametrize("subprotocol", V1_FORMATS)
 async def test_state_then_changes(subprotocol: str, autojump_clock: MockClock) -> None:
     """A member gets the state right behind the reply of its join, and from then on what changes."""
-    async with club(Presence(grace=0)) as served:
+    async with club(PresenceOptions(grace=0)) as served:
         ada = await served.enter("ada", subprotocol=subprotocol)
         assert await ada.read() == [
             {"users": {}},
@@ -55,7 +55,7 @@ async def test_state_then_changes(subprotocol: str, autojump_clock: MockClock) -
 
 async def test_state_is_right_behind_the_reply(autojump_clock: MockClock) -> None:
     """Nothing stands between the reply and the state, and no change before it, whoever joins at the same time."""
-    async with club(Presence(interval=0)) as served:
+    async with club(PresenceOptions(interval=0)) as served:
         await served.enter("ada")
         client = await served.memory.connect(path="/ws?user=bob", subprotocol=V1)
         await settle()
@@ -79,7 +79,7 @@ async def test_state_is_right_behind_the_reply(autojump_clock: MockClock) -> Non
 @pytest.mark.parametrize("by", ["$join", "handler"])
 async def test_state_and_what_is_recovered(by: str, autojump_clock: MockClock) -> None:
     """In a room with history the state stands behind what a join recovers, and ahead of what is live."""
-    manager = make_manager(Presence(), history_size=10)
+    manager = make_manager(PresenceOptions(), history_size=10)
 
     @manager.on("enter")
     async def enter(conn: Connection, since: dict[str, Any]) -> None:
@@ -112,7 +112,7 @@ async def test_state_and_what_is_recovered(by: str, autojump_clock: MockClock) -
 
 async def test_a_handlers_join_is_followed_by_the_state(autojump_clock: MockClock) -> None:
     """Where there is no reply of a $join, the state comes in the step in which the membership begins."""
-    manager = make_manager(Presence())
+    manager = make_manager(PresenceOptions())
 
     @manager.on("enter")
     async def enter(conn: Connection) -> str:
@@ -129,7 +129,7 @@ async def test_a_handlers_join_is_followed_by_the_state(autojump_clock: MockCloc
 
 async def test_plain_clients_are_told_nothing(autojump_clock: MockClock) -> None:
     """A plain client is present for the others, and gets nothing that it has not asked for; it cannot ask either."""
-    async with club(Presence()) as served:
+    async with club(PresenceOptions()) as served:
         plain = await served.enter("plain", subprotocol=None)
         ada = await served.enter("ada")
         await ada.read()
@@ -163,7 +163,7 @@ async def test_rooms_without_presence(subprotocol: str | None, autojump_clock: M
 
 async def test_an_anonymous_connection_is_a_user_of_its_own(autojump_clock: MockClock) -> None:
     """Without a user it is the connection's id that stands for it."""
-    async with club(Presence()) as served:
+    async with club(PresenceOptions()) as served:
         one, other = await served.enter(None), await served.enter(None)
         await trio.sleep(2)
         await one.read()
@@ -172,7 +172,7 @@ async def test_an_anonymous_connection_is_a_user_of_its_own(autojump_clock: Mock
 
 async def test_ids_of_entries_are_not_those_of_connections(autojump_clock: MockClock) -> None:
     """An entry's id tells nothing of its connection, and is another one with each join."""
-    async with club(Presence(grace=0)) as served:
+    async with club(PresenceOptions(grace=0)) as served:
         ada = await served.enter("ada")
         await ada.read()
         (first,) = ada.known["ada"]
@@ -191,7 +191,7 @@ async def test_ids_of_entries_are_not_those_of_connections(autojump_clock: MockC
 @pytest.mark.parametrize("subprotocol", V1_FORMATS)
 async def test_a_member_may_ask(subprotocol: str, autojump_clock: MockClock) -> None:
     """The answer is what the members have been told, so that later changes fit to it."""
-    async with club(Presence()) as served:
+    async with club(PresenceOptions()) as served:
         ada = await served.enter("ada", subprotocol=subprotocol)
         await ada.read()
         await served.enter("bob")
@@ -207,7 +207,7 @@ async def test_a_member_may_ask(subprotocol: str, autojump_clock: MockClock) -> 
 @pytest.mark.parametrize(("data", "code"), [({"room": "other"}, "DENIED"), ({"room": 1}, "BAD_MESSAGE")])
 async def test_who_is_no_member_may_not_ask(data: object, code: str, autojump_clock: MockClock) -> None:
     """Of a room that it is not in, a client learns nothing, not even whether there is one."""
-    async with club(Presence()) as served:
+    async with club(PresenceOptions()) as served:
         await served.enter("bob", room="rother")
         ada = await served.enter("ada")
         for asked in (data, {"room": "rother"} if code == "DENIED" else data):
@@ -222,7 +222,7 @@ async def test_who_is_no_member_may_not_ask(data: object, code: str, autojump_cl
 async def test_many_joins_cost_a_few_messages(autojump_clock: MockClock) -> None:
     """N joins within an interval are one push for each member, not one for each join: O(N) messages, not N squared."""
     count = 60
-    async with club(Presence(interval=1.0)) as served:
+    async with club(PresenceOptions(interval=1.0)) as served:
         members = [await served.enter(f"u{number}") for number in range(count)]
         await trio.sleep(3)
         pushes = [await member.read() for member in members]
@@ -234,7 +234,7 @@ async def test_many_joins_cost_a_few_messages(autojump_clock: MockClock) -> None
 
 async def test_interval(autojump_clock: MockClock) -> None:
     """After a quiet time a change is pushed at once; then the interval passes until the next push."""
-    async with club(Presence(interval=5.0)) as served:
+    async with club(PresenceOptions(interval=5.0)) as served:
         ada = await served.enter("ada")
         assert len(await ada.read()) == 2
         await trio.sleep(1)
@@ -251,7 +251,7 @@ async def test_interval(autojump_clock: MockClock) -> None:
 
 async def test_no_interval(autojump_clock: MockClock) -> None:
     """With 0 each change is pushed when the task has its turn; no time passes."""
-    async with club(Presence(interval=0)) as served:
+    async with club(PresenceOptions(interval=0)) as served:
         ada = await served.enter("ada")
         now = trio.current_time()
         for number in range(3):
@@ -263,7 +263,7 @@ async def test_no_interval(autojump_clock: MockClock) -> None:
 
 async def test_what_comes_and_goes_is_not_told(autojump_clock: MockClock) -> None:
     """Join and leave of the same entry within one interval cancel each other out; so do an update and its undoing."""
-    async with club(Presence(grace=0)) as served:
+    async with club(PresenceOptions(grace=0)) as served:
         ada = await served.enter("ada")
         await ada.read()
         bob = await served.enter("bob")
@@ -277,7 +277,7 @@ async def test_what_comes_and_goes_is_not_told(autojump_clock: MockClock) -> Non
 
 async def test_nothing_runs_when_there_is_nothing_to_send(autojump_clock: MockClock) -> None:
     """A room at rest has no timer: an hour passes in one step."""
-    async with club(Presence()) as served:
+    async with club(PresenceOptions()) as served:
         await served.enter("ada")
         await trio.sleep(2)
         await settle()
@@ -296,7 +296,7 @@ async def test_entry(subprotocol: str, autojump_clock: MockClock) -> None:
         await trio.lowlevel.checkpoint()
         return {"name": conn.identity.user, "in": room.name, "id": "mine"}
 
-    async with club(Presence(entry=entry), linger=0.0) as served:
+    async with club(PresenceOptions(entry=entry), linger=0.0) as served:
         ada = await served.enter("ada", subprotocol=subprotocol)
         await ada.read()
         assert ada.data("ada") == [{"name": "ada", "in": "r"}]
@@ -311,7 +311,7 @@ async def test_entry(subprotocol: str, autojump_clock: MockClock) -> None:
 
 async def test_an_update_is_one_change(autojump_clock: MockClock) -> None:
     """An entry that changed is among the joins with the id that it had; many updates in an interval are one."""
-    async with club(Presence()) as served:
+    async with club(PresenceOptions()) as served:
         ada, bob = await served.enter("ada"), await served.enter("bob")
         await trio.sleep(2)
         await ada.read()
@@ -327,7 +327,7 @@ async def test_an_update_is_one_change(autojump_clock: MockClock) -> None:
 async def test_an_entry_is_a_copy(autojump_clock: MockClock) -> None:
     """What the program does with its object afterwards, or with what it was given, changes nobody's entry."""
     data = {"list": [1]}
-    async with club(Presence(entry=lambda conn, room: data)) as served:
+    async with club(PresenceOptions(entry=lambda conn, room: data)) as served:
         ada = await served.enter("ada")
         data["list"].append(2)
         seen = served.room.presence
@@ -338,7 +338,7 @@ async def test_an_entry_is_a_copy(autojump_clock: MockClock) -> None:
 
 async def test_presence_of_a_room_is_of_now(autojump_clock: MockClock) -> None:
     """Handlers see who is there now, before the members are told."""
-    async with club(Presence(interval=5)) as served:
+    async with club(PresenceOptions(interval=5)) as served:
         ada = await served.enter("ada")
         await ada.read()
         bob = await served.enter("bob")
@@ -355,7 +355,7 @@ async def test_presence_of_a_room_is_of_now(autojump_clock: MockClock) -> None:
 )
 async def test_what_is_no_entry(data: object, error: type[Exception], autojump_clock: MockClock) -> None:
     """An entry is a mapping that can be encoded."""
-    async with club(Presence()) as served:
+    async with club(PresenceOptions()) as served:
         ada = await served.enter("ada")
         with pytest.raises(error):
             ada.conn.set_presence("r", data)
@@ -363,7 +363,7 @@ async def test_what_is_no_entry(data: object, error: type[Exception], autojump_c
 
 async def test_only_members_have_an_entry(autojump_clock: MockClock) -> None:
     """Who has left, or was never there, cannot set one; a client whose handler tries is told DENIED."""
-    async with club(Presence()) as served:
+    async with club(PresenceOptions()) as served:
         ada = await served.enter("ada")
         with pytest.raises(Denied):
             ada.conn.set_presence("elsewhere", {})
@@ -380,7 +380,7 @@ async def test_a_function_of_entries_that_raises(error: Exception, autojump_cloc
     def entry(conn: Connection, room: Room) -> dict[str, object]:
         raise error
 
-    manager = make_manager(Presence(entry=entry))
+    manager = make_manager(PresenceOptions(entry=entry))
     reasons = []
     errors = []
     manager.on_leave_room(lambda conn, room, reason: reasons.append(reason))
@@ -403,7 +403,7 @@ async def test_a_function_of_entries_that_hangs(autojump_clock: MockClock) -> No
         await trio.sleep_forever()
         raise AssertionError
 
-    async with club(Presence(entry=entry)) as served:
+    async with club(PresenceOptions(entry=entry)) as served:
         with pytest.raises(ReplyError) as caught:
             await served.enter("ada")
         assert caught.value.code == "INTERNAL"
@@ -423,7 +423,9 @@ async def test_fetch_in_batches(autojump_clock: MockClock) -> None:
         await trio.sleep(0.5)
         return {user: {"name": user.title(), "color": "red"} for user in users if user != "nobody"}
 
-    presence = Presence(fetch=fetch, entry=lambda conn, room: {"color": "blue"} if conn.identity.user == "bob" else {})
+    presence = PresenceOptions(
+        fetch=fetch, entry=lambda conn, room: {"color": "blue"} if conn.identity.user == "bob" else {}
+    )
     async with club(presence) as served:
         ada = await served.enter("ada")
         await trio.sleep(3)
@@ -455,7 +457,7 @@ async def test_fetch_that_fails(how: str, autojump_clock: MockClock) -> None:
             await trio.sleep_forever()
         return None if how == "no mapping" else {user: {"x": "x" * 2000} for user in users}
 
-    manager = make_manager(Presence(fetch=fetch))
+    manager = make_manager(PresenceOptions(fetch=fetch))
     errors: list[str] = []
     manager.on_error(lambda conn, error: errors.append(type(error).__name__))
     async with serve(manager) as served:
@@ -480,7 +482,7 @@ async def test_who_leaves_while_fetched(autojump_clock: MockClock) -> None:
         await gate()
         return {user: {"name": user} for user in users}
 
-    async with club(Presence(fetch=fetch, grace=0, interval=0)) as served:
+    async with club(PresenceOptions(fetch=fetch, grace=0, interval=0)) as served:
         bob, ada = await served.enter("bob"), await served.enter("ada")
         await gate.reached.wait()
         await bob.client.request("leave", "r")
@@ -495,7 +497,7 @@ async def test_who_leaves_while_fetched(autojump_clock: MockClock) -> None:
 
 async def test_a_member_without_room_gets_the_state_later(autojump_clock: MockClock) -> None:
     """A push that does not fit is not lost silently: the member gets all of it anew, counted, and knows what is."""
-    async with club(Presence(grace=0), limits=Limits(outbox_messages=4), overflow="drop_newest") as served:
+    async with club(PresenceOptions(grace=0), limits=Limits(outbox_messages=4), overflow="drop_newest") as served:
         ada, bob = await served.enter("ada"), await served.enter("bob")
         await trio.sleep(2)
         await ada.read()
@@ -520,7 +522,7 @@ async def test_a_member_without_room_gets_the_state_later(autojump_clock: MockCl
 
 async def test_a_state_that_does_not_fit_comes_later(autojump_clock: MockClock) -> None:
     """A joining client without room for the state gets it when there is, and no change before."""
-    async with club(Presence(), limits=Limits(outbox_messages=2)) as served:
+    async with club(PresenceOptions(), limits=Limits(outbox_messages=2)) as served:
         await served.enter("bob")
         client = await served.memory.connect(path="/ws?user=ada", subprotocol=V1)
         await settle()
@@ -542,7 +544,7 @@ async def test_a_state_that_does_not_fit_comes_later(autojump_clock: MockClock) 
 
 async def test_a_change_larger_than_a_state_is_one(autojump_clock: MockClock) -> None:
     """Where everybody has left and as many have come, members get the state in the place of what has changed."""
-    presence = Presence(max_bytes=500, grace=0, interval=5)
+    presence = PresenceOptions(max_bytes=500, grace=0, interval=5)
     async with club(presence) as served:
         watcher = await served.enter("w")
         for letter in "ab":

@@ -19,7 +19,7 @@ from trio_rooms import (
     EntryTooLarge,
     Limits,
     Manager,
-    Presence,
+    PresenceOptions,
     Room,
     RoomFull,
     UsageError,
@@ -29,7 +29,7 @@ from trio_rooms.testing import ReplyError
 
 async def test_max_entry_bytes(autojump_clock: MockClock) -> None:
     """An entry is at most so large: a join fails, an update is refused and changes nothing; each is counted."""
-    presence = Presence(max_entry_bytes=50, entry=lambda conn, room: {"n": "x" * int(conn.query["n"])})
+    presence = PresenceOptions(max_entry_bytes=50, entry=lambda conn, room: {"n": "x" * int(conn.query["n"])})
     async with club(presence) as served:
         with pytest.raises(ReplyError) as caught:
             await served.enter("eve&n=100")
@@ -47,7 +47,7 @@ async def test_max_entry_bytes(autojump_clock: MockClock) -> None:
 
 async def test_max_bytes(autojump_clock: MockClock) -> None:
     """All entries of a room are at most so large: then joins are ROOM_FULL, and updates refused; each is counted."""
-    async with club(Presence(max_bytes=400)) as served:
+    async with club(PresenceOptions(max_bytes=400)) as served:
         members = [await served.enter(f"u{number}") for number in range(5)]
         with pytest.raises(ReplyError) as caught:
             await served.enter("eve")
@@ -64,7 +64,7 @@ async def test_max_bytes(autojump_clock: MockClock) -> None:
 
 async def test_a_full_room_raises_in_the_program(autojump_clock: MockClock) -> None:
     """A handler's own join is told so by RoomFull."""
-    async with club(Presence(max_bytes=70)) as served:
+    async with club(PresenceOptions(max_bytes=70)) as served:
         await served.enter("a")
         client = await served.memory.connect(path="/ws?user=bob")
         await settle()
@@ -76,7 +76,7 @@ async def test_a_full_room_raises_in_the_program(autojump_clock: MockClock) -> N
 
 async def test_graces_make_room(autojump_clock: MockClock) -> None:
     """Those in their grace keep nobody out: the oldest go when there is no room; who comes back needs none."""
-    manager = make_manager(Presence(max_bytes=300, grace=100))
+    manager = make_manager(PresenceOptions(max_bytes=300, grace=100))
     log = note_users(manager)
     async with serve(manager) as served:
         members = [await served.enter(f"u{number}") for number in range(4)]
@@ -100,7 +100,7 @@ async def test_what_is_fetched_is_bounded(autojump_clock: MockClock) -> None:
     async def fetch(room: Room, users: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
         return {user: {"x": "x" * 100} for user in users}
 
-    async with club(Presence(max_bytes=300, fetch=fetch)) as served:
+    async with club(PresenceOptions(max_bytes=300, fetch=fetch)) as served:
         ada, bob = await served.enter("ada"), await served.enter("bob")
         await trio.sleep(2)
         await ada.read()
@@ -112,7 +112,7 @@ async def test_what_is_fetched_is_bounded(autojump_clock: MockClock) -> None:
 
 async def test_a_presence_larger_than_an_outbox_is_refused(autojump_clock: MockClock) -> None:
     """It could never be sent, so the manager is not served."""
-    manager = make_manager(Presence(max_bytes=100_000), limits=Limits(outbox_bytes=100_000))
+    manager = make_manager(PresenceOptions(max_bytes=100_000), limits=Limits(outbox_bytes=100_000))
     with pytest.raises(UsageError, match="max_bytes"):
         await manager.serve(listeners=[])
     assert manager.server is None
@@ -125,7 +125,7 @@ async def test_the_largest_state_fits(subprotocol: str, data: dict[str, Any], au
     largest, name_bytes = 3000, 20
     limits = Limits(outbox_bytes=largest + 6 * name_bytes + 256, max_room_name_bytes=name_bytes)
     room = "r" + "é" * 9
-    async with club(Presence(max_bytes=largest, entry=lambda conn, room: data), limits=limits) as served:
+    async with club(PresenceOptions(max_bytes=largest, entry=lambda conn, room: data), limits=limits) as served:
         while not served.server.statistics().limited:
             with suppress(ReplyError):
                 await served.enter("%00%22", room=room)
@@ -152,14 +152,14 @@ async def test_the_largest_state_fits(subprotocol: str, data: dict[str, Any], au
 def test_options_are_checked(fields: dict[str, Any]) -> None:
     """A mistake shows in the line that makes it."""
     with pytest.raises((ValueError, TypeError)):
-        Presence(**fields)
+        PresenceOptions(**fields)
     with pytest.raises(UsageError):
         Manager().room("r", presence=True)
 
 
 async def test_a_flood_of_users_and_rooms(autojump_clock: MockClock) -> None:
     """However many users and rooms come and go, entries never exceed the bounds, and nothing is left in the end."""
-    presence = Presence(max_bytes=2000, grace=30, interval=0.5)
+    presence = PresenceOptions(max_bytes=2000, grace=30, interval=0.5)
     manager = make_manager(presence, limits=Limits(max_rooms=5))
     note_users(manager)
     async with serve(manager) as served:

@@ -61,7 +61,7 @@ EXPORTS: dict[str, list[str]] = {
         "OutboxFull",
         "OutboxStatistics",
         "Position",
-        "Presence",
+        "PresenceOptions",
         "Publication",
         "Refuse",
         "Report",
@@ -93,6 +93,24 @@ EXPORTS: dict[str, list[str]] = {
         "MemoryBroker",
         "MemoryBrokerStatistics",
         "Submission",
+    ],
+    "trio_rooms.client": [
+        "ClientConfig",
+        "ClientEnded",
+        "ClientError",
+        "ClientRoom",
+        "ClientStatistics",
+        "Direct",
+        "Event",
+        "Gap",
+        "Items",
+        "NotConfirmed",
+        "Presence",
+        "RequestFailed",
+        "RoomEnded",
+        "RoomsClient",
+        "StreamOverflow",
+        "open_rooms",
     ],
     "trio_rooms.middleware": ["logger", "recovery"],
     "trio_rooms.testing": [
@@ -134,6 +152,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "_messages": FOUNDATION,
     "brokers": FOUNDATION | {"_rooms"},
     "middleware": FOUNDATION,
+    "client": FOUNDATION | {"_rooms"},
 }
 
 #: Areas that prove that the public surface suffices.
@@ -142,8 +161,8 @@ USERS = frozenset({"testing", "cli", "demo"})
 #: Known by name only, for annotations under TYPE_CHECKING; each with its reason.
 KNOWN_AS_TYPES: dict[tuple[str, str], str] = {
     ("_room_options", "_connection"): "RoomOptions.authorize is called with one",
-    ("_presence_options", "_connection"): "Presence.entry is called with one",
-    ("_presence_options", "_room"): "and with the room, as Presence.fetch is",
+    ("_presence_options", "_connection"): "PresenceOptions.entry is called with one",
+    ("_presence_options", "_room"): "and with the room, as PresenceOptions.fetch is",
     ("_rooms", "_wire"): "a publication keeps its frames, which the rooms never look into",
     ("middleware", "_onion"): "middleware is called with a Context",
     ("middleware", "_registry"): "and with a CallNext",
@@ -433,8 +452,9 @@ def test_public_names_are_annotated() -> None:
 
 
 def test_options_are_documented() -> None:
-    """Each field of Config, Limits and RoomOptions is followed by a docstring."""
-    classes = [node for node in tree("trio_rooms._config").body if isinstance(node, ast.ClassDef)]
+    """Each field of Config, Limits, RoomOptions and ClientConfig is followed by a docstring."""
+    modules = ("trio_rooms._config", "trio_rooms._room_options", "trio_rooms.client._config")
+    classes = [node for module in modules for node in tree(module).body if isinstance(node, ast.ClassDef)]
     fields = [
         (f"{cls.name}.{ast.unparse(field.target)}", after)
         for cls in classes

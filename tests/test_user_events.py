@@ -14,7 +14,7 @@ from trio_rooms import (
     Connection,
     Limits,
     Manager,
-    Presence,
+    PresenceOptions,
     Room,
 )
 from trio_rooms.testing import LaggingBroker, ReplyError, serve_in_memory
@@ -24,7 +24,7 @@ from trio_rooms.testing import LaggingBroker, ReplyError, serve_in_memory
 
 async def test_e1_three_tabs(autojump_clock: MockClock) -> None:
     """E1: one user with three tabs that close, two and then one, comes online once and goes offline once."""
-    manager = make_manager(Presence(grace=3))
+    manager = make_manager(PresenceOptions(grace=3))
     log = note_users(manager)
     async with serve(manager) as served:
         watcher = await served.enter("bob")
@@ -51,7 +51,7 @@ async def test_e1_three_tabs(autojump_clock: MockClock) -> None:
 
 async def test_who_comes_back_was_never_away(autojump_clock: MockClock) -> None:
     """Within the grace a reconnect is one change in which the entry is replaced, and no event."""
-    manager = make_manager(Presence(grace=10))
+    manager = make_manager(PresenceOptions(grace=10))
     log = note_users(manager)
     async with serve(manager) as served:
         watcher = await served.enter("bob")
@@ -78,7 +78,7 @@ async def test_who_comes_back_was_never_away(autojump_clock: MockClock) -> None:
 
 async def test_a_room_lives_on_for_a_grace(autojump_clock: MockClock) -> None:
     """The only user of a room comes back to the same room; who does not ends it when the grace is over."""
-    manager = make_manager(Presence(grace=10))
+    manager = make_manager(PresenceOptions(grace=10))
     log = note_users(manager)
     async with serve(manager) as served:
         ada = await served.enter("ada")
@@ -98,7 +98,7 @@ async def test_a_room_lives_on_for_a_grace(autojump_clock: MockClock) -> None:
 
 async def test_a_room_lives_no_longer_than_it_must(autojump_clock: MockClock) -> None:
     """It is the last grace that a room waits for, not one more behind it; without one it ends with its last member."""
-    async with club(Presence(grace=10)) as served:
+    async with club(PresenceOptions(grace=10)) as served:
         ada, bob = await served.enter("ada"), await served.enter("bob")
         room = served.room
         await ada.client.close()
@@ -116,7 +116,7 @@ async def test_a_room_lives_no_longer_than_it_must(autojump_clock: MockClock) ->
 
 async def test_linger_goes_on_beside_the_grace(autojump_clock: MockClock) -> None:
     """A room with both lives until the later of the two has passed since its last member."""
-    async with club(Presence(grace=10), linger=20.0) as served:
+    async with club(PresenceOptions(grace=10), linger=20.0) as served:
         ada = await served.enter("ada")
         room = served.room
         await ada.client.close()
@@ -130,7 +130,7 @@ async def test_linger_goes_on_beside_the_grace(autojump_clock: MockClock) -> Non
 @pytest.mark.parametrize("how", ["leave", "$leave", "kick"])
 async def test_who_leaves_has_no_grace(how: str, autojump_clock: MockClock) -> None:
     """Whoever leaves the room, or is removed from it, is offline at once."""
-    manager = make_manager(Presence(grace=10))
+    manager = make_manager(PresenceOptions(grace=10))
     log = note_users(manager)
     async with serve(manager) as served:
         await served.enter("bob")
@@ -150,7 +150,7 @@ async def test_who_leaves_has_no_grace(how: str, autojump_clock: MockClock) -> N
 
 async def test_no_grace(autojump_clock: MockClock) -> None:
     """With 0 the user is offline when its last connection ends."""
-    manager = make_manager(Presence(grace=0))
+    manager = make_manager(PresenceOptions(grace=0))
     log = note_users(manager)
     async with serve(manager) as served:
         ada = await served.enter("ada")
@@ -163,7 +163,7 @@ async def test_no_grace(autojump_clock: MockClock) -> None:
 
 async def test_a_closed_room_has_nobody(autojump_clock: MockClock) -> None:
     """All users of a closed room go offline, those in their grace too, before on_room_close; the next room is new."""
-    manager = make_manager(Presence(grace=10))
+    manager = make_manager(PresenceOptions(grace=10))
     log = note_users(manager)
     manager.on_room_close(lambda room: log.append(("closed", room.name, "")))
     async with serve(manager) as served:
@@ -183,7 +183,7 @@ async def test_a_closed_room_has_nobody(autojump_clock: MockClock) -> None:
 
 async def test_events_are_balanced_while_a_hook_takes_its_time(autojump_clock: MockClock) -> None:
     """Whoever comes and goes while another hook runs is not mentioned; each online has one offline."""
-    manager = make_manager(Presence(grace=0))
+    manager = make_manager(PresenceOptions(grace=0))
     gate = Gate()
     log = note_users(manager, gate)
     async with serve(manager) as served:
@@ -202,7 +202,7 @@ async def test_events_are_balanced_while_a_hook_takes_its_time(autojump_clock: M
 
 async def test_hooks_that_raise_and_hang(autojump_clock: MockClock) -> None:
     """What a hook raises, or that it takes too long, is reported; the others still run, and the room lives."""
-    manager = make_manager(Presence(grace=0))
+    manager = make_manager(PresenceOptions(grace=0))
     errors: list[str] = []
     log: list[str] = []
 
@@ -227,7 +227,7 @@ async def test_hooks_that_raise_and_hang(autojump_clock: MockClock) -> None:
 @pytest.mark.parametrize("end", ["drain", "drain in vain", "cancel"])
 async def test_everybody_is_offline_when_serve_is_over(end: str, autojump_clock: MockClock) -> None:
     """A grace does not hold up the end of serve, and each online has had its offline by then."""
-    manager = make_manager(Presence(grace=1000))
+    manager = make_manager(PresenceOptions(grace=1000))
     log = note_users(manager)
     with trio.CancelScope() as scope:
         async with serve_in_memory(manager) as memory:
@@ -254,7 +254,7 @@ async def test_everybody_is_offline_when_serve_is_over(end: str, autojump_clock:
 @pytest.mark.parametrize("how", ["close", "peer", "cut", "handler", "overflow", "kick", "room"])
 async def test_whatever_ends_it(how: str, autojump_clock: MockClock) -> None:
     """Invariant 2: a connection that has ended is in no presence, but for the grace of its user."""
-    manager = make_manager(Presence(grace=5), limits=Limits(outbox_bytes=300_000))
+    manager = make_manager(PresenceOptions(grace=5), limits=Limits(outbox_bytes=300_000))
     log = note_users(manager)
 
     @manager.on("crash")
@@ -295,7 +295,7 @@ async def test_a_join_that_is_given_up_leaves_no_entry(cancel: str, autojump_clo
     """Between the function of entries and membership the join may end: then nobody was ever there."""
     manager = Manager(broker=LaggingBroker(delay=1.0))
     made = trio.Event()
-    manager.room("r", presence=Presence(entry=lambda conn, room: made.set() or {}))
+    manager.room("r", presence=PresenceOptions(entry=lambda conn, room: made.set() or {}))
     log = note_users(manager)
     async with serve(manager) as served, trio.open_nursery() as nursery:
         client = await served.memory.connect(subprotocol=V1)
@@ -320,7 +320,7 @@ async def test_a_join_that_is_given_up_leaves_no_entry(cancel: str, autojump_clo
 async def test_a_veto_leaves_no_entry(autojump_clock: MockClock) -> None:
     """A hook that vetoes the join comes before the entry is made."""
     made: list[Connection] = []
-    manager = make_manager(Presence(entry=lambda conn, room: made.append(conn) or {}))
+    manager = make_manager(PresenceOptions(entry=lambda conn, room: made.append(conn) or {}))
 
     @manager.on_join_room
     def veto(conn: Connection, room: Room) -> None:

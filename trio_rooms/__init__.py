@@ -51,7 +51,7 @@ from ._manager import Manager as Manager
 from ._manager import serve_rooms as serve_rooms
 from ._messages.envelope import Message as Message
 from ._onion import Context as Context
-from ._presence_options import Presence as Presence
+from ._presence_options import PresenceOptions as PresenceOptions
 from ._room import Room as Room
 from ._room_options import RoomOptions as RoomOptions
 from ._rooms.history import HistoryItem as HistoryItem

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ._config import Limits
     from ._connection import Connection
     from ._joining import LeaveReason
-    from ._presence_options import Presence
+    from ._presence_options import PresenceOptions
     from ._room import Room
     from ._room_options import RoomOptions
 
@@ -72,7 +72,7 @@ class Measured:
 class RoomPresence:
     """See the module's theory."""
 
-    def __init__(self, room: Room, settings: Presence) -> None:
+    def __init__(self, room: Room, settings: PresenceOptions) -> None:
         self._room = room
         self._node = room._node
         self._settings = settings

@@ -22,8 +22,8 @@ Fetch = Callable[["Room", Sequence[str]], Awaitable[Mapping[str, Mapping[str, An
 
 
 @attrs.frozen(kw_only=True)
-class Presence:
-    """Who is in a room, for all its members: ``manager.room("chat.*", presence=Presence())``."""
+class PresenceOptions:
+    """Who is in a room, for all its members: ``manager.room("chat.*", presence=PresenceOptions())``."""
 
     entry: MakeEntry | None = attrs.field(default=None, validator=validators.optional(validators.is_callable()))
     """``def entry(conn, room)`` or ``async def``: a mapping, the data that a connection's entry begins with. Called for

@@ -69,8 +69,8 @@ class Room:
     def presence(self) -> Mapping[str, tuple[Mapping[str, Any], ...]]:
         """The users in the room on this node, each with an entry for each connection; a copy, of now.
 
-        Members are told the same a little later, see ``Presence.interval``. Users in their grace are among them. Raises
-        :exc:`UsageError` where the room's options have no presence.
+        Members are told the same a little later, see ``PresenceOptions.interval``. Users in their grace are among them.
+        Raises :exc:`UsageError` where the room's options have no presence.
         """
         if self._presence is None:
             raise UsageError(f"the options of room {self.name!r} have no presence")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 from attrs import validators
 
-from ._presence_options import Presence
+from ._presence_options import PresenceOptions
 from ._validators import count, not_negative, positive, whole
 
 if TYPE_CHECKING:
@@ -66,10 +66,10 @@ class RoomOptions:
     """Asked when a client joins by ``$join``. None (default): such joins are ``DENIED``; a join that a handler
     makes is the program's own decision and is not asked about."""
 
-    presence: Presence | None = attrs.field(
-        default=None, validator=validators.optional(validators.instance_of(Presence))
+    presence: PresenceOptions | None = attrs.field(
+        default=None, validator=validators.optional(validators.instance_of(PresenceOptions))
     )
-    """Who is in the room, for its members: a :class:`Presence`. None (default): nobody is told, and nothing kept."""
+    """How the members are told who is in the room. None (default): not at all, and nothing is kept."""
 
     history_size: int = attrs.field(default=0, validator=whole)
     """Publications that the broker keeps of the room, so that a member that comes back gets what it has missed.

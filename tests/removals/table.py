@@ -3,8 +3,8 @@
 A name without an entry, and an entry without something of that name, is an error, so whoever adds an option, a hook, a
 setting or a limit adds a line here:
 
-- a field of Config, Limits, RoomOptions or Presence: its name under ``_fields`` (edit ``Unread``: where ``config``,
-  ``limits`` or ``options`` are read, the default is read instead);
+- a field of Config, Limits, RoomOptions, PresenceOptions or ClientConfig: its name under ``_fields`` (edit ``Unread``:
+  where ``config``, ``limits``, ``options`` or ``settings`` are read, the default is read instead);
 - a parameter with a default: its name under ``_parameters`` (edit ``Ignored``: the default replaces what was given);
 - something to register: a line with ``Unregistered``, and what the method returns, if anything;
 - an option of the command: a line with ``Unparsed``;
@@ -43,6 +43,12 @@ REMOVALS: dict[str, Edit] = {
         "max_connections_per_address max_rooms_per_connection max_rooms outbox_messages outbox_bytes "
         "session_messages max_recovery",
     ),
+    **_fields("RoomOptions", "capacity overflow linger authorize"),
+    **_fields(
+        "ClientConfig",
+        "ping_interval pong_timeout handshake_timeout write_timeout close_timeout backoff_base backoff_most "
+        "max_message_bytes send_messages buffer_messages buffer_bytes max_handlers",
+    ),
     **_fields(
         "RoomOptions",
         "capacity overflow linger authorize presence history_size recovery fill allow_history",
@@ -50,7 +56,7 @@ REMOVALS: dict[str, Edit] = {
     "RoomOptions.history_bytes": Rewrite("_room_options.py", "self.history_bytes, ", "1 << 20, "),
     "RoomOptions.history_ttl": Rewrite("_room_options.py", "self.history_ttl, self", "300.0, self"),
     "RoomOptions.history_meta_ttl": Rewrite("_room_options.py", "self.history_meta_ttl)", "86_400.0)"),
-    **_fields("Presence", "entry fetch interval grace max_entry_bytes max_bytes"),
+    **_fields("PresenceOptions", "entry fetch interval grace max_entry_bytes max_bytes"),
     **_parameters("Sending.send", "action"),
     **_parameters("Sending.send_nowait", "action"),
     **_parameters("Sending.request", "data type"),
@@ -87,6 +93,16 @@ REMOVALS: dict[str, Edit] = {
     **_parameters("Server.begin_shutdown", "returning"),
     **_parameters("Headers.get", "default"),
     **_parameters("MemoryBroker.run", "task_status"),
+    **_parameters("open_rooms", "format headers ssl_context connect handlers config"),
+    **_parameters("RoomsClient.join", "data since action"),
+    **_parameters("RoomsClient.room", "data since action"),
+    **_parameters("RoomsClient.request", "data room idempotent"),
+    **_parameters("RoomsClient.stream", "data room"),
+    **_parameters("RoomsClient.send", "data room"),
+    **_parameters("ClientRoom.publish", "key"),
+    **_parameters("RequestFailed.__init__", "message temporary"),
+    **_parameters("RoomEnded.__init__", "message"),
+    **_parameters("ClientEnded.__init__", "reason status"),
     **_parameters("logger", "level"),
     **_parameters("recovery", "close"),
     **_parameters("LaggingBroker.__init__", "delay confirm bound"),
