@@ -28,6 +28,8 @@ Limited = Literal[
     "presence_entry_bytes",
     "read_ahead_bytes",
     "session_messages",
+    "subscription_bytes",
+    "subscription_messages",
     "write_timeout",
 ]
 

@@ -3,18 +3,21 @@
 A broker can lose what it was to deliver: a connection that was down for a moment, a server that was replaced. Nobody
 would notice in a room in which nothing more is published, or even if there is, as offsets may have gaps. So the node
 asks the broker for the top of each room with members (Centrifugo's positioning). A lag is usual while something is on
-its way; one that does not close ends the members' connections, who then recover.
+its way; one that does not close ends the members' connections, who then recover. Tasks of the program that follow a
+room are looked after likewise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import attrs
 import trio
 
 if TYPE_CHECKING:
     from ._node import Node
-    from ._room import Room
+    from ._room_options import Keep
     from ._rooms.history import Position
 
 # Seconds for which a lag may be nothing but a delivery under way.
@@ -28,26 +31,48 @@ async def watch_positions(node: Node) -> None:
         return
     while True:
         await trio.sleep(interval)
-        behind: list[tuple[Room, Position]] = []
-        for room in tuple(node.rooms.values()):
-            top = await _top_if_behind(node, room, interval)
-            if top is not None:
-                behind.append((room, top))
+        behind = [
+            (follower, top) for follower in _followers(node) if (top := await _top_if_behind(node, follower, interval))
+        ]
         if behind:
             await trio.sleep(min(interval, _PATIENCE))
-            for room, top in behind:
-                if room._stream is not None and room._stream.is_behind(top):
-                    room._stream.lose_members()
+            for follower, top in behind:
+                if follower.is_behind(top):
+                    follower.lose()
 
 
-async def _top_if_behind(node: Node, room: Room, patience: float) -> Position | None:
-    if room._stream is None or room._keep is None or not room._roster.members:
-        return None
+@attrs.frozen
+class _Follower:
+    """Who follows the stream of a room: its members here, or a task of the program."""
+
+    room: str
+    keep: Keep
+    is_behind: Callable[[Position], bool]
+    lose: Callable[[], None]
+
+
+def _followers(node: Node) -> list[_Follower]:
+    return [
+        *(
+            _Follower(room.name, room._keep, room._stream.is_behind, room._stream.lose_members)
+            for room in node.rooms.values()
+            if room._stream is not None and room._keep is not None and room._roster.members
+        ),
+        *(
+            _Follower(one.room, one._keep, one._is_behind, one._lose)
+            for one in node.subscriptions.all()
+            if one._keep is not None
+        ),
+    ]
+
+
+async def _top_if_behind(node: Node, follower: _Follower, patience: float) -> Position | None:
     top = None
     try:
         with trio.move_on_after(patience):
-            top = (await node.broker.history(room.name, keep=room._keep, since=None, limit=0, reverse=False)).position
+            part = await node.broker.history(follower.room, keep=follower.keep, since=None, limit=0, reverse=False)
+            top = part.position
     except Exception as exc:
         await node.errors.report(None, exc, "the broker's history")
         return None
-    return top if top is not None and room._stream.is_behind(top) else None
+    return top if top is not None and follower.is_behind(top) else None

@@ -9,7 +9,7 @@ import attrs
 from attrs import validators
 
 from ._presence_options import PresenceOptions
-from ._validators import count, not_negative, positive, whole
+from ._validators import count, flag_or_function, not_negative, positive, whole
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -27,6 +27,10 @@ MIB = 1024 * 1024
 
 #: ``async def authorize(conn, room, data)``: True, False, or a mapping that goes into the join's reply.
 Authorize = Callable[["Connection", str, Any], Awaitable[bool | Mapping[str, Any]]]
+
+
+#: ``async def allow_publish(conn, room, data)``: True, False, or a mapping that goes into the reply.
+AllowPublish = Callable[["Connection", str, Any], Awaitable[bool | Mapping[str, Any]]]
 
 
 @attrs.frozen
@@ -70,6 +74,11 @@ class RoomOptions:
         default=None, validator=validators.optional(validators.instance_of(PresenceOptions))
     )
     """How the members are told who is in the room. None (default): not at all, and nothing is kept."""
+
+    allow_publish: AllowPublish | bool = attrs.field(default=False, validator=flag_or_function)
+    """Asked when a member publishes by ``$publish``. False (default): that is ``DENIED``. True: any member may publish
+    anything. It sees the data that is published, and cannot change it: where an event has to say who it is from, let
+    a handler publish it. Who is no member is ``DENIED`` without being asked about."""
 
     history_size: int = attrs.field(default=0, validator=whole)
     """Publications that the broker keeps of the room, so that a member that comes back gets what it has missed.

@@ -130,9 +130,9 @@ class RoomStream:
             one.add(publication, position)
         outboxes = self._room._roster.outboxes
         if not publication.exclude and not self._ahead:
-            return self._node.fan_out.put_all(publication, outboxes)
+            return self._node.put_all(publication, outboxes)
         ahead = self._pass_ahead(position.offset)
-        outcome = self._node.fan_out.put_all(publication, outboxes, publication.exclude.union(ahead))
+        outcome = self._node.put_all(publication, outboxes, publication.exclude.union(ahead))
         self._mark(publication, ahead)
         return outcome
 

@@ -11,6 +11,7 @@ from .join import join
 from .join import room_to_join as room_to_join
 from .leave import leave
 from .presence import presence
+from .publish import publish
 
 if TYPE_CHECKING:
     from .._dispatch import Dispatcher
@@ -27,4 +28,5 @@ IN_TURN: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[Any]]]
     "$history": history,
     "$join": join,
     "$presence": presence,
+    "$publish": publish,
 }
