@@ -22,6 +22,7 @@ from ._authorising import authorised
 from ._errors import (
     ActionError,
     ConnectionGone,
+    Denied,
     JoinError,
     RoomFull,
     TooManyRooms,
