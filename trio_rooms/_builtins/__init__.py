@@ -10,6 +10,7 @@ from .history import history
 from .join import join
 from .join import room_to_join as room_to_join
 from .leave import leave
+from .presence import presence
 from .publish import publish
 
 if TYPE_CHECKING:
@@ -26,5 +27,6 @@ AT_ONCE: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[None]]
 IN_TURN: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[Any]]]] = {
     "$history": history,
     "$join": join,
+    "$presence": presence,
     "$publish": publish,
 }
