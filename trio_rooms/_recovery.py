@@ -54,7 +54,8 @@ class Recovery:
         """Read as much of the history as is needed. Raises :exc:`RoomFailed`, and what the broker raises."""
         await self._read()
         if self.room.options.fill is not None and self._is_empty():
-            await self._fill()
+            assert self.room._stream is not None
+            await self.room._stream.filling.run(self._fill)
             await self._read()
 
     async def _read(self) -> None:
@@ -69,8 +70,8 @@ class Recovery:
             else:
                 limit = self.held.max_items + 1
             since = None if options.recovery == "cache" else self.since
-            self.part = await self.room._node.broker.history(
-                self.room.name, keep=keep, since=since, limit=limit, reverse=options.recovery == "cache"
+            self.part = await self.room._node.read_stream(
+                self.room.name, keep, since=since, limit=limit, reverse=options.recovery == "cache"
             )
             if not self.held.contradicts(self.part):
                 return
@@ -86,7 +87,7 @@ class Recovery:
         if not self.part.complete:
             return Caught(position, recovered=False)
         if items is None or not self._is_within_bounds(items):
-            return Caught(position, recovered=False, too_much=True)
+            return Caught(position, recovered=False, too_much=not self.held.lost)
         return Caught(position, True, self._for_this_connection(items))
 
     def _latest(self, position: Position, items: tuple[HistoryItem, ...] | None) -> Caught:
@@ -112,21 +113,19 @@ class Recovery:
         room, node = self.room, self.room._node
         fill = room.options.fill
         assert fill is not None
-        assert room._stream is not None
-        async with room._stream.filling:
-            await self._read()
-            if not self._is_empty():
-                return  # somebody else has filled it while we waited
-            try:
-                event = None
-                with trio.move_on_after(node.config.hook_timeout) as scope, own_cancellations_only():
-                    event = await fill(room.name)
-                if scope.cancelled_caught:
-                    raise HookTimeout(f"fill ran longer than {node.config.hook_timeout} s")
-                if event is not None:
-                    await room.publish(event)
-            except ActionError:
-                raise
-            except Exception as exc:
-                await node.errors.report(self.conn, exc, f"fill of {room.name!r}")  # noqa: ASYNC120 - logs it first
-                raise AlreadyReported from exc
+        await self._read()
+        if not self._is_empty():
+            return  # somebody else has filled it while we waited
+        try:
+            event = None
+            with trio.move_on_after(node.config.hook_timeout) as scope, own_cancellations_only():
+                event = await fill(room.name)
+            if scope.cancelled_caught:
+                raise HookTimeout(f"fill ran longer than {node.config.hook_timeout} s")
+            if event is not None:
+                await room.publish(event)
+        except ActionError:
+            raise
+        except Exception as exc:
+            await node.errors.report(self.conn, exc, f"fill of {room.name!r}")  # noqa: ASYNC120 - logs it first
+            raise AlreadyReported from exc
