@@ -70,10 +70,11 @@ class Recovery:
             else:
                 limit = self.held.max_items + 1
             since = None if options.recovery == "cache" else self.since
+            known = self.held.epoch
             self.part = await self.room._node.read_stream(
                 self.room.name, keep, since=since, limit=limit, reverse=options.recovery == "cache"
             )
-            if not self.held.contradicts(self.part):
+            if self.held.goes_with(self.part, known):
                 return
         raise RoomFailed("the room's history begins anew again and again")
 

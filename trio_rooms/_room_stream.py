@@ -64,9 +64,18 @@ class CatchUp:
         else:
             self.overrun = True
 
-    def contradicts(self, part: Slice) -> bool:
-        """Whether the slice is older than what was delivered since it was asked for: it has to be read again."""
-        return self.epoch is not None and (self.epoch != part.position.epoch or self.after > part.position.offset)
+    def goes_with(self, part: Slice, known: str | None) -> bool:
+        """Whether the slice is no older than what was delivered; else it has to be read again.
+
+        ``known`` is the epoch of what had been delivered when it was asked for. Only that is older for sure.
+        """
+        if self.epoch is None or self.epoch == part.position.epoch:
+            return self.after <= part.position.offset
+        if self.epoch != known:
+            return False
+        self.items.clear()
+        self.epoch, self.top, self.after, self.overrun, self.lost = None, 0, 0, False, False
+        return True
 
     def merged(self, part: Slice) -> tuple[Position, tuple[HistoryItem, ...] | None]:
         """The top of both, and all items of both; None in their place if some are not held."""
@@ -74,6 +83,8 @@ class CatchUp:
         if self.top <= top:
             return part.position, part.publications
         position = Position(self.top, part.position.epoch)
+        if self.after > top:
+            self.lost = True
         if self.overrun or self.lost:
             return position, None
         return position, (*part.publications, *(item for item in self.items if item.offset > top))
