@@ -22,8 +22,8 @@ from trio_rooms.testing import Closed, FaultyStream, LaggingBroker
 
 
 async def cut_again_and_again(
-    manager: Manager, times: int, seed: int, *, keep_open: bool = True, pause: float = 0.01
-) -> tuple[Follower, list[tuple[Report, int]], int]:
+    manager: Manager, times: int, seed: int, *, pause: float = 0.01
+) -> tuple[Follower, list[tuple[Report, int]]]:
     """A publisher that does not stop, and a follower whose connection is cut at random, so many times."""
     rng = random.Random(seed)
     published: list[tuple[Report, int]] = []
@@ -35,7 +35,7 @@ async def cut_again_and_again(
 
         async def publish_all() -> None:
             number = 0
-            while True:
+            while cuts < times:
                 number += 1
                 published.append((await room.publish(number, exclude=[keeper.conn]), number))
                 await trio.sleep(pause)
@@ -51,26 +51,24 @@ async def cut_again_and_again(
 
                 try:
                     client = await served.memory.connect(subprotocol=V1, wrap=wrap)
-                    streams[0].cut_sending_at(rng.randrange(1, 2000))
+                    streams[0].cut_sending_at(rng.randrange(1, 1200))
                     await follower.follow(client)
                     await client.aclose()
                 except Closed:
                     pass
                 cuts += 1
-                await trio.sleep(rng.random() * pause * 20)
-            nursery.cancel_scope.cancel()
-        await trio.sleep(60)  # what is under way comes
+                await trio.sleep(rng.random() * pause * 10)
         client = await served.memory.connect(subprotocol=V1)
         await follower.join(client)
         for message in await receive_all(client):
             if message.get("action") is None:
                 follower.take(message)
-    return follower, published, cuts
+    return follower, published
 
 
 async def test_cut_a_thousand_times(autojump_clock: MockClock) -> None:
     """R2: a client that is cut at any byte, a thousand times, without a pause, has all exactly once and in order."""
-    follower, published, _ = await cut_again_and_again(history_manager(size=1000), 1000, seed=1)
+    follower, published = await cut_again_and_again(history_manager(size=1000), 1000, seed=1)
     assert len(published) > 1000
     check(follower, published)
     assert follower.lost == 0
@@ -81,14 +79,14 @@ async def test_cut_a_thousand_times(autojump_clock: MockClock) -> None:
 async def test_cut_with_a_broker_that_lags(confirm: Confirm, autojump_clock: MockClock) -> None:
     """R2 with a broker whose deliveries, confirmations and reads all take their time, and whose offsets have gaps."""
     broker = LaggingBroker(delay=0.1, confirm=confirm, step=3)
-    follower, published, _ = await cut_again_and_again(history_manager(broker, size=1000), 100, seed=2, pause=0.05)
+    follower, published = await cut_again_and_again(history_manager(broker, size=1000), 100, seed=2, pause=0.05)
     check(follower, published)
     assert follower.lost == 0
 
 
 async def test_cut_with_too_little_history(autojump_clock: MockClock) -> None:
     """R2 where not everything is kept: each stretch is whole, and between them the client was told."""
-    follower, published, _ = await cut_again_and_again(history_manager(size=3), 300, seed=3)
+    follower, published = await cut_again_and_again(history_manager(size=3), 200, seed=3)
     check(follower, published)
     assert follower.lost > 10
     assert follower.resumed > 10
@@ -110,6 +108,8 @@ async def test_the_last_leaves_and_the_first_joins(linger: float, seed: int, aut
     published: list[tuple[Report, int]] = []
     async with hall(manager) as served:
         guest = await served.enter(v1=True)
+        await follower.join(guest.client)
+        await guest.client.request("$leave", {"room": "r"})
 
         async def publish_all() -> None:
             for number in range(60):
