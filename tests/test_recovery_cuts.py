@@ -51,7 +51,7 @@ async def cut_again_and_again(
 
                 try:
                     client = await served.memory.connect(subprotocol=V1, wrap=wrap)
-                    streams[0].cut_sending_at(rng.randrange(1, 1200))
+                    streams[0].cut_sending_at(rng.randrange(1, 2500))
                     await follower.follow(client)
                     await client.aclose()
                 except Closed:
@@ -72,7 +72,7 @@ async def test_cut_a_thousand_times(autojump_clock: MockClock) -> None:
     assert len(published) > 1000
     check(follower, published)
     assert follower.lost == 0
-    assert follower.resumed >= 900
+    assert follower.resumed > 800
 
 
 @pytest.mark.parametrize("confirm", CONFIRM)
