@@ -159,7 +159,7 @@ def is_hidden(name: Name) -> bool:
 
 
 def attributes(name: Name) -> Iterator[Attribute]:
-    """Fields, properties, members of an enumeration, and what ``__init__`` sets."""
+    """Fields, properties, those of private bases, too, members of an enumeration, and what ``__init__`` sets."""
     seen: set[str] = set()  # a property may have a setter
     for node, text in described(name.cls.body):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and is_public(node.target.id):
@@ -172,6 +172,10 @@ def attributes(name: Name) -> Iterator[Attribute]:
         elif isinstance(node, Function) and is_public(node.name) and is_property(node) and node.name not in seen:
             seen.add(node.name)
             yield Attribute(node.name, node.returns, ast.get_docstring(node) or "")
+    for base in filter(is_hidden, name.bases):
+        for inherited in base.cls.body:
+            if isinstance(inherited, Function) and is_public(inherited.name) and is_property(inherited):
+                yield Attribute(inherited.name, inherited.returns, ast.get_docstring(inherited) or "")
 
 
 def is_property(node: Function) -> bool:

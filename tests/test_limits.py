@@ -18,7 +18,7 @@ from trio.testing import MockClock
 
 from hall import settle
 from limit_tables import metrics_of
-from trio_rooms import Close, Config, Connection, HandshakeRequest, Identity, Limits, Manager, Position
+from trio_rooms import AskFailed, Close, Config, Connection, HandshakeRequest, Identity, Limits, Manager, Position
 from trio_rooms._wire.plain import PlainStream
 from trio_rooms.testing import (
     FaultyStream,
@@ -106,6 +106,13 @@ def make_manager(config: Config) -> Manager:
     @manager.on("wait")
     async def wait(conn: Connection) -> None:
         await trio.sleep_forever()
+
+    @manager.on("ask")
+    async def ask(conn: Connection) -> None:
+        with suppress(AskFailed):
+            await conn.request("question")
+
+    manager.handle_message("ask beside", ask, concurrent=True)
 
     @manager.on("beside", concurrent=True)
     async def beside(conn: Connection) -> None:
@@ -256,6 +263,8 @@ LIMITS: dict[str, tuple[Any, Callable[[Place], Awaitable[None]]]] = {
     "max_fragments": (2, closed(1009, *FRAGMENTS)),
     "message_timeout": (3.0, fragment_and_wait),
     "inbox_messages": (1, sent(*["wait"] * 3)),
+    "read_ahead_bytes": (1, sent("ask", *["wait"] * 20)),
+    "max_pending_asks": (1, sent("ask beside", "ask beside")),
     "max_handlers": (1, too_many_handlers),
     "handler_timeout": (3.0, told("DEADLINE_EXCEEDED", "wait")),
     "max_depth": (2, told("BAD_MESSAGE", "echo", [[[]]])),

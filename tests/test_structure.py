@@ -26,6 +26,9 @@ EXPORTS: dict[str, list[str]] = {
     "trio_rooms": [
         "ActionError",
         "AlreadyServing",
+        "AskFailed",
+        "AskRefused",
+        "BadAnswer",
         "BadMessage",
         "BadRoom",
         "BrokerBusy",
@@ -71,6 +74,7 @@ EXPORTS: dict[str, list[str]] = {
         "Server",
         "Slice",
         "Statistics",
+        "TooManyAsks",
         "TooManyRooms",
         "UnknownAction",
         "UnrecoverablePosition",

@@ -12,6 +12,9 @@ from ._context import current_room as current_room
 from ._counters import Statistics as Statistics
 from ._errors import ActionError as ActionError
 from ._errors import AlreadyServing as AlreadyServing
+from ._errors import AskFailed as AskFailed
+from ._errors import AskRefused as AskRefused
+from ._errors import BadAnswer as BadAnswer
 from ._errors import BadMessage as BadMessage
 from ._errors import BadRoom as BadRoom
 from ._errors import BrokerBusy as BrokerBusy
@@ -36,6 +39,7 @@ from ._errors import RoomFailed as RoomFailed
 from ._errors import RoomFull as RoomFull
 from ._errors import RoomNotFound as RoomNotFound
 from ._errors import RoomsError as RoomsError
+from ._errors import TooManyAsks as TooManyAsks
 from ._errors import TooManyRooms as TooManyRooms
 from ._errors import UnknownAction as UnknownAction
 from ._errors import UnrecoverablePosition as UnrecoverablePosition

@@ -96,6 +96,14 @@ class Limits:
     """Decoded messages that wait for their turn. At the bound nothing more is read from the socket, and
     TCP slows the peer. What one read brought is always taken whole."""
 
+    read_ahead_bytes: int = attrs.field(default=1 * MIB, validator=count)
+    """Bytes of messages that may wait for their turn, in place of ``inbox_messages`` if that is less, while a request
+    to the client (``conn.request``) waits for its answer, which may stand behind them. Each is charged its length plus
+    512. At the bound nothing more is read until one of them has had its turn; the answer is not found before that."""
+
+    max_pending_asks: int = attrs.field(default=64, validator=count)
+    """Requests to one client (``conn.request``) that wait for their answers. Beyond it: :exc:`TooManyAsks`."""
+
     max_handlers: int = attrs.field(default=16, validator=count)
     """Concurrent and streaming handlers in flight for one connection. Beyond it: ``BUSY``."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from ._asks import Asks
 from ._boundary import own_cancellations_only, says_only_gone
 from ._chance import token
 from ._context import in_handler
@@ -46,6 +47,7 @@ class Connection(Sending):
     # made when it is needed.
     __slots__ = (
         "__weakref__",
+        "_asks",
         "_closed",
         "_context",
         "_dispatcher",
@@ -103,6 +105,7 @@ class Connection(Sending):
         self._hooks = HookQueue(self)
         self._memberships = Memberships(self)
         self._dispatcher = Dispatcher(self)
+        self._asks: Asks | None = None
         self._transport: Transport | None = None
         self._nursery: trio.Nursery | None = None
         self._work = trio.CancelScope()
@@ -294,6 +297,8 @@ class Connection(Sending):
         self._closed = close
         self._memberships.leave_all()
         self.outbox.close()
+        if self._asks is not None:
+            self._asks.end()
         return True
 
     def _died(self) -> None:

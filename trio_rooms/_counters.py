@@ -19,10 +19,12 @@ Limited = Literal[
     "max_fragments",
     "max_handlers",
     "max_message_bytes",
+    "max_pending_asks",
     "max_recovery",
     "max_rooms",
     "max_rooms_per_connection",
     "message_timeout",
+    "read_ahead_bytes",
     "session_messages",
     "write_timeout",
 ]
@@ -50,6 +52,8 @@ class Statistics:
     """Times that a connection could not be accepted for want of descriptors."""
     messages_received: int
     """Messages from clients."""
+    answers_dropped: int
+    """Answers of clients that nothing waited for: late, unsolicited, or a second one."""
     errors_told: Mapping[str, int]
     """Errors that clients were told, by code; codes of the program's own are counted as "custom"."""
     handler_errors: int
@@ -81,6 +85,7 @@ class Counters:
     accepted: int = 0
     accept_errors: int = 0
     messages_received: int = 0
+    answers_dropped: int = 0
     dead_peers: int = 0
     enqueued: int = 0
     written: int = 0

@@ -2,7 +2,8 @@
 
 Theory of operation. Messages have their turn in the order in which they came: ``on_message``, payload decoded,
 middleware, handler, reply, all in the connection's own task. Handlers that are concurrent, or stream, run beside in
-tasks of their own, bounded in number. What must not wait for a handler (``$cancel``, ``$leave``) acts when it is read.
+tasks of their own, bounded in number. What must not wait for a handler (``$cancel``, ``$leave``, answers to requests
+of ours) acts when it is read.
 
 Two tasks can read, one at a time. The reader does while the connection's task is busy, or waits for it: it calls
 :meth:`Dispatcher.received` for each message, which goes to the inbox. But to wake a task for a message costs as much
@@ -24,6 +25,7 @@ import attrs
 import trio
 
 from ._answers import Answers, Failure, HookFailed, name_of
+from ._asks import take_answer
 from ._boundary import is_awaitable, own_cancellations_only, refuse_stray, says_only_gone
 from ._builtins import AT_ONCE, IN_TURN, room_to_join
 from ._context import enter_handler
@@ -38,7 +40,7 @@ from ._errors import (
     UnknownAction,
 )
 from ._first_wait import watched
-from ._messages.envelope import Malformed, Message
+from ._messages.envelope import Malformed, Message, is_of_ours
 from ._messages.requests import ANSWERED, Inbox, Request, send
 from ._messages.router import Handler
 from ._onion import Context
@@ -99,6 +101,8 @@ class Dispatcher:
     async def received(self, whole: str | bytes) -> None:
         """One message from the transport. Returns when the reader is to read on."""
         request = self._take_in(whole)
+        if request is None:
+            return
         if request.handler is None and request.message is not None and request.message.action in AT_ONCE:
             await AT_ONCE[request.message.action](self, request)
             return
@@ -109,8 +113,8 @@ class Dispatcher:
             del request, whole  # or they would be kept as long as it rests
             await self.inbox.rest()
 
-    def _take_in(self, whole: str | bytes) -> Request:
-        """What a message asks for, and of whom."""
+    def _take_in(self, whole: str | bytes) -> Request | None:
+        """What a message asks for, and of whom; None for an answer, which has acted."""
         self._node.counters.messages_received += 1
         try:
             message = self._conn._format.parse(whole, self._limits, clock=trio.current_time)
@@ -120,6 +124,9 @@ class Dispatcher:
         action = message.action
         if action is not None:
             request.handler = self._node.registry.router.find(action)
+        elif is_of_ours(message.id):
+            take_answer(self._conn, message)
+            return None
         elif message.binary:
             request.handler = self._node.registry.router.binary
             if request.handler is None and message.format == "binary":
@@ -205,17 +212,23 @@ class Dispatcher:
         """Wait for the next request; None if it is the reader's to read on, or to be told of the end."""
         transport, inbox = self._conn._transport, self.inbox
         assert transport is not None
-        inbox.reading = scope
-        try:
-            whole = await transport.receive()
-        except TransportClosed:
+        request = None
+        while request is None:  # an answer is nobody's turn
+            inbox.reading = scope
+            try:
+                whole = await transport.receive()
+            except TransportClosed:
+                return None
+            finally:
+                inbox.reading = None
+            closed = self._conn._closed
+            if not (closed is None or closed.by == "peer"):
+                return None
+            request = self._take_in(whole)
+        if inbox.closed:
+            self.in_flight.discard(request)
             return None
-        finally:
-            inbox.reading = None
-        closed = self._conn._closed
-        if inbox.closed or not (closed is None or closed.by == "peer"):
-            return None
-        return self._take_in(whole)
+        return request
 
     async def _handle(self, request: Request, scope: trio.CancelScope) -> _Late | None:
         """Have a request handled and answered; what its handler came to, if by then the scope is cancelled."""

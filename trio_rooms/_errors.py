@@ -13,6 +13,8 @@
     ├── OutboxFull                (also trio.WouldBlock) no room in the outbox now
     ├── BrokerBusy                (also trio.WouldBlock) no room in the broker's queue now
     ├── HookTimeout               (also TimeoutError) a hook ran longer than ``hook_timeout``
+    ├── AskFailed                 ``conn.request`` has no answer to return
+    │   └── AskRefused, BadAnswer, TooManyAsks
     └── ActionError               told to the client as ``{"code", "message", "temporary"}``
         ├── BadMessage, UnknownAction, DuplicateId, NeedsV1
         ├── JoinError             a join did not happen
@@ -111,6 +113,37 @@ class BrokerBusy(RoomsError, trio.WouldBlock):
 
 class HookTimeout(RoomsError, TimeoutError):
     """A hook was cancelled because it ran longer than ``config.hook_timeout``."""
+
+
+class AskFailed(RoomsError):
+    """A request to a client (``conn.request``) has no result; the subclass says why.
+
+    No ActionError: what one client answers is not for another one, whose handler may have asked.
+    """
+
+
+class AskRefused(AskFailed):
+    """The client answered a request with an error.
+
+    ``code``, ``message`` and ``temporary`` are what it says: made up by the client, and as long as its messages may be.
+    """
+
+    def __init__(self, code: str, message: str = "", *, temporary: bool = False) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.temporary = temporary
+
+    def __str__(self) -> str:
+        return f"the client answered {self.code[:200]!r}: {self.message[:200]!r}"
+
+
+class BadAnswer(AskFailed):
+    """The client's answer to a request could not be decoded, or is not of the type that was asked for."""
+
+
+class TooManyAsks(AskFailed):
+    """``limits.max_pending_asks`` requests wait for answers of this client; nothing was sent."""
 
 
 class ActionError(RoomsError):

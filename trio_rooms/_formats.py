@@ -56,6 +56,10 @@ class Format:
             raise UsageError(f"a binary message is bytes, not {type(data).__name__}")
         return make_frame(bytes(data), text=False) if self.text else self.direct(data)
 
+    def ask(self, ident: str, action: str, data: object) -> Frame:
+        """The frame of a request to the client."""
+        return self._frame(self.codec.ask(ident, action, data))
+
     def reply(self, ident: Id, data: object) -> Frame:
         """The frame of a result."""
         return self._frame(self.codec.reply(ident, data))

@@ -104,7 +104,7 @@ class Node:
 
     def __attrs_post_init__(self) -> None:
         self.errors = ErrorReporter(self.registry.hooks, self.logger, timeout=self.config.hook_timeout)
-        self.inbox_bound = Bound(self.config.limits.inbox_messages)
+        self.inbox_bound = Bound(self.config.limits.inbox_messages, self.config.limits.read_ahead_bytes)
         self.call_handler = compose(self.registry.middleware)
         largest = self.config.limits.outbox_bytes - _around(self.config.limits.max_room_name_bytes)
         self._small = largest // _GROWTH

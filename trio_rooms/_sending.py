@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from ._asks import asks_of
 from ._formats import Format
 from ._wire.outbox import Outbox
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+
+T = TypeVar("T")
 
 
 class Sending:
@@ -43,3 +51,19 @@ class Sending:
     def send_bytes_nowait(self, data: bytes) -> None:
         """As :meth:`send_bytes`, but raises :exc:`OutboxFull` (a ``trio.WouldBlock``) where that would wait."""
         self.outbox.send_nowait(self._format.binary(data))
+
+    async def request(self, action: str, data: object = None, *, type: type[T] | Any = Any) -> Any:
+        """Ask this client, and wait for the data of its answer, decoded as ``type``. Always a checkpoint.
+
+        The client is sent ``{"action", "data", "id"}`` in every format, and answers ``{"id", "data"}`` or
+        ``{"id", "error"}``. For how long it may take its time is for the caller to say, with ``trio.fail_after``: there
+        is no bound but the end of the connection. It may be asked from anywhere, from a handler of the same connection,
+        too: the answer does not wait for that.
+
+        Raises :exc:`AskRefused` if the client answers with an error, :exc:`BadAnswer` if the answer is not a
+        ``type``, :exc:`TooManyAsks`, :exc:`ConnectionGone` as soon as the connection ends or is closed, and what
+        :meth:`send` raises. In a handler of another connection catch them, and your timeout: they are errors of that
+        handler. When it is cancelled, the request is forgotten, a v1 client is told so with ``$cancel``, and a late
+        answer is dropped and counted.
+        """
+        return await asks_of(cast("Connection", self)).ask(action, data, type)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import trio
@@ -113,9 +112,10 @@ class Server:
             draining=node.draining,
             accepted=counters.accepted,
             handshakes_rejected=frozen(counters.rejected),
-            limited=frozen(counters.limited + Counter(inbox_messages=node.inbox_bound.reached)),
+            limited=frozen(counters.limited + node.inbox_bound.counts()),
             accept_errors=counters.accept_errors,
             messages_received=counters.messages_received,
+            answers_dropped=counters.answers_dropped,
             errors_told=frozen(counters.errors_told),
             handler_errors=node.errors.count,
             closes=frozen(counters.closes),

@@ -118,6 +118,45 @@ async def test_gate_opens_below_the_limit() -> None:
         assert passed == 3
 
 
+async def test_another_bound_while_answers_are_waited_for() -> None:
+    """The gate opens at once, and is shut from so many bytes on; when nothing is waited for the usual bound holds."""
+    inbox = Inbox(Bound(2, 2000))
+    passed = 0
+
+    async def pass_gate() -> None:
+        nonlocal passed
+        await inbox.wait_for_room()
+        passed += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            assert inbox.put(request())
+        nursery.start_soon(pass_gate)
+        await wait_all_tasks_blocked()
+        assert passed == 0
+        inbox.begin_reading_ahead()
+        inbox.begin_reading_ahead()
+        await wait_all_tasks_blocked()
+        assert passed == 1
+        assert inbox.put(request())
+        nursery.start_soon(pass_gate)
+        inbox.end_reading_ahead()
+        await wait_all_tasks_blocked()
+        assert passed == 1
+        await inbox.take()
+        await wait_all_tasks_blocked()
+        assert passed == 2
+        assert inbox.room() is None
+        inbox.end_reading_ahead()
+        nursery.start_soon(pass_gate)
+        await wait_all_tasks_blocked()
+        assert passed == 2
+        await inbox.take()
+        await inbox.take()
+        await wait_all_tasks_blocked()
+        assert passed == 3
+
+
 async def test_an_open_gate_costs_nothing() -> None:
     """Passing an open gate lets nobody run: the read behind it does."""
     with trio.testing.assert_no_checkpoints():

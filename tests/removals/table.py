@@ -38,7 +38,8 @@ REMOVALS: dict[str, Edit] = {
         "Limits",
         "max_connections max_pending_handshakes max_header_bytes max_headers max_header_line "
         "max_target_bytes max_subprotocols max_message_bytes max_fragments message_timeout "
-        "inbox_messages max_handlers handler_timeout max_depth max_id_chars max_room_name_bytes "
+        "inbox_messages read_ahead_bytes max_pending_asks "
+        "max_handlers handler_timeout max_depth max_id_chars max_room_name_bytes "
         "max_connections_per_address max_rooms_per_connection max_rooms outbox_messages outbox_bytes "
         "session_messages max_recovery",
     ),
@@ -51,6 +52,7 @@ REMOVALS: dict[str, Edit] = {
     "RoomOptions.history_meta_ttl": Rewrite("_room_options.py", "self.history_meta_ttl)", "86_400.0)"),
     **_parameters("Sending.send", "action"),
     **_parameters("Sending.send_nowait", "action"),
+    **_parameters("Sending.request", "data type"),
     **_parameters("Connection.read_json", "type"),
     **_parameters("Connection.close", "code reason"),
     **_parameters("Connection.get_metadata", "default"),
@@ -101,6 +103,8 @@ REMOVALS: dict[str, Edit] = {
     **_parameters("FaultyStream.receive_some", "max_bytes"),
     **_parameters("Closed.__init__", "reason"),
     **_parameters("ReplyError.__init__", "message temporary"),
+    **_parameters("AskRefused.__init__", "message temporary"),
+    **_parameters("Answering.answer", "data error"),
     **_parameters("client_frame", "payload fin rsv mask length length_bits"),
     **_parameters("close_payload", "reason"),
     **_parameters("handshake_bytes", "path host key subprotocol headers"),

@@ -55,6 +55,9 @@ class Codec(Protocol):
     def direct(self, obj: object, action: str | None) -> bytes:
         """A message to one connection."""
 
+    def ask(self, ident: str, action: str, data: object) -> bytes:
+        """A request to the client."""
+
     def reply(self, ident: Id, data: object) -> bytes:
         """The result of a request."""
 
@@ -69,10 +72,13 @@ class Codec(Protocol):
 
 
 class _Replies:
-    """Replies are the same in all formats: an ``id`` is honoured in plain, too."""
+    """Replies, and requests to the client, are the same in all formats: an ``id`` is honoured in plain, too."""
 
     def __init__(self, encode: Callable[[object], bytes] = encode) -> None:
         self._encode = encode
+
+    def ask(self, ident: str, action: str, data: object) -> bytes:
+        return self._encode({"action": action, "data": data, "id": ident})
 
     def reply(self, ident: Id, data: object) -> bytes:
         encode = self._encode  # quicker so than called as an attribute

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
@@ -24,6 +25,9 @@ _ANYTHING: Final = Decoders(Any)
 
 # The first bytes of bytes in MessagePack.
 _BIN: Final = (b"\xc4", b"\xc5", b"\xc6")
+
+# What we call our own requests; short enough to be told from most of what others have an id of.
+_ID_OF_OURS: Final = re.compile(r"\$[1-9][0-9]{0,18}")
 
 _RULE_OF_IDS = "an id is a 64-bit integer or a string of at most {} characters, none of them a control character"
 
@@ -191,7 +195,7 @@ class Parser:
         if action is None and isinstance(envelope.type, str):
             action = envelope.type
         ident = envelope.id
-        if ident is not None and not _is_id(ident, limits):
+        if ident is not None and not (_is_id(ident, limits) or (action is None and is_of_ours(ident))):
             raise Malformed(_RULE_OF_IDS.format(limits.max_id_chars), None)
         timeout = envelope.timeout_ms
         if timeout is not None and not 0 < timeout < math.inf:
@@ -227,6 +231,11 @@ def _of_the_other_kind(whole: str | bytes, limits: Limits) -> Message:
     if isinstance(whole, str):
         raise Malformed("text messages are not part of this format", None)
     return BinaryMessage(None, None, None, math.inf, whole, whole, limits.max_depth)
+
+
+def is_of_ours(ident: Id | None) -> bool:
+    """Whether it is the id of a request to a client, so that a message with it and no action is an answer."""
+    return isinstance(ident, str) and _ID_OF_OURS.fullmatch(ident) is not None
 
 
 def _is_id(ident: Id, limits: Limits) -> bool:

@@ -8,12 +8,15 @@ that sends faster than its handlers run, and control frames within what was read
 To wake the dispatcher for a message costs as much as handling it. So the reader may hand over a message and *rest*:
 then the dispatcher reads by itself until it wakes the reader, which it does before it waits for anything but messages.
 
+While answers of the client are waited for, the bound is another one, in bytes: the answer that a handler waits for may
+stand behind messages that wait for the handler.
+
 Every connection has these, and most are idle: a queue and a gate are made when the first message has to wait.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, TypeVar
 
@@ -59,6 +62,9 @@ class Request:
         return self.scope is None
 
 
+# What a message is charged that waits, besides its length: about what the objects around it take.
+_CHARGE = 512
+
 # One read may bring thousands of messages; others get their turn after this many.
 _TAKES_PER_TURN = 32
 
@@ -68,8 +74,23 @@ class Bound:
     """How many messages an inbox may hold; one for all of a node, which counts how often they were full."""
 
     messages: int
+    bytes_ahead: int = 0
+    """Bytes that it may hold instead, if that is more, while answers are waited for."""
     reached: int = 0
     """Times that reading had to wait for room."""
+    reached_ahead: int = 0
+    """The same, while answers were waited for."""
+
+    def reach(self, ahead: bool) -> None:
+        """Count that reading has to wait for room."""
+        if ahead:
+            self.reached_ahead += 1
+        else:
+            self.reached += 1
+
+    def counts(self) -> Counter[str]:
+        """How often each of the limits was reached, by its name."""
+        return Counter(inbox_messages=self.reached, read_ahead_bytes=self.reached_ahead)
 
 
 class Inbox:
@@ -78,7 +99,19 @@ class Inbox:
     A request that comes while the dispatcher waits for one is handed to it at once and is never queued.
     """
 
-    __slots__ = ("_bound", "_gate", "_handed", "_queue", "_taken", "closed", "reading", "resting", "waiting")
+    __slots__ = (
+        "_ahead",
+        "_bound",
+        "_bytes",
+        "_gate",
+        "_handed",
+        "_queue",
+        "_taken",
+        "closed",
+        "reading",
+        "resting",
+        "waiting",
+    )
 
     def __init__(self, bound: Bound) -> None:
         self._bound = bound
@@ -88,6 +121,8 @@ class Inbox:
         """The dispatcher's task while it waits for a request: there is none, and none that is being handled."""
         self._handed: Request | None = None
         self._taken = 0
+        self._ahead = 0  # requests to the client that wait
+        self._bytes = 0  # what is charged for all that waits; only up to date while there are such requests
         self.closed: bool = False
         """Whether nothing more is taken in."""
         self.resting: trio.lowlevel.Task | None = None
@@ -106,7 +141,20 @@ class Inbox:
             if self._queue is None:
                 self._queue = deque()
             self._queue.append(request)
+            if self._ahead:
+                self._bytes += _charge(request)
         return True
+
+    def begin_reading_ahead(self) -> None:
+        """A request to the client waits for its answer, until :meth:`end_reading_ahead` is called."""
+        if not self._ahead:
+            self._bytes = sum(map(_charge, self._queue or ()))
+        self._ahead += 1
+        self._open_gate()
+
+    def end_reading_ahead(self) -> None:
+        """It does not wait any more. What has been read ahead stays."""
+        self._ahead -= 1
 
     async def rest(self) -> None:
         """For the reader: leave the reading to the dispatcher, which has just been handed a request."""
@@ -121,16 +169,25 @@ class Inbox:
 
     def room(self) -> Awaitable[None] | None:
         """As :meth:`wait_for_room`, but None where there is nothing to await."""
-        return self.wait_for_room() if self._queue and len(self._queue) >= self._bound.messages else None
+        return self.wait_for_room() if self._queue and self._full else None
+
+    @property
+    def _full(self) -> bool:
+        if self.closed or len(self) < self._bound.messages:
+            return False
+        return not self._ahead or self._bytes >= self._bound.bytes_ahead
 
     async def wait_for_room(self) -> None:
         """The gate: what a transport awaits before it reads more. Open for ever once the inbox is closed.
 
         A checkpoint only if it is shut; reading is one anyway.
         """
-        if not self.closed and len(self) >= self._bound.messages:
-            self._bound.reached += 1
-        while not self.closed and len(self) >= self._bound.messages:
+        counted: bool | None = None
+        while self._full:
+            ahead = self._ahead > 0
+            if ahead is not counted:
+                counted = ahead
+                self._bound.reach(ahead)
             if self._gate is None:
                 self._gate = trio.lowlevel.ParkingLot()
             await self._gate.park()
@@ -148,7 +205,9 @@ class Inbox:
                 await trio.lowlevel.checkpoint()
         if self._queue:
             request = self._queue.popleft()
-            if len(self._queue) < self._bound.messages:
+            if self._ahead:
+                self._bytes -= _charge(request)
+            if not self._full:
                 self._open_gate()
             return request
         if not self.closed:
@@ -161,7 +220,7 @@ class Inbox:
         """Take nothing more in; with ``discard`` forget what waits. Idempotent."""
         self.closed = True
         if discard:
-            self._queue = None
+            self._queue, self._bytes = None, 0
         self._open_gate()
         if self.waiting is not None:
             self._wake()
@@ -187,6 +246,10 @@ class Inbox:
     def _abort_rest(self, _: object) -> trio.lowlevel.Abort:
         self.resting = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+
+def _charge(request: Request) -> int:
+    return _CHARGE if request.message is None else _CHARGE + len(request.message.whole)
 
 
 async def send(channel: trio.MemorySendChannel[T], value: T, *, on_full: Callable[[], None]) -> None:

@@ -62,7 +62,7 @@ class LaggingBroker:
         self.step = step
         self.subscribed: set[str] = set()
         """Rooms with an active subscription."""
-        self.store = MemoryBroker()
+        self.store: MemoryBroker = MemoryBroker()
         """Where it keeps the history, without gaps; to look at, and to ``forget`` a room's."""
         self.losing: int = 0
         """How many of the next deliveries get lost on their way, though they are kept. Yours to set."""

@@ -20,6 +20,7 @@ from msgspec import UNSET
 from wsproto.events import BytesMessage, Event, Ping, TextMessage
 from wsproto.utilities import LocalProtocolError
 
+from trio_rooms.testing._answering import Answering
 from trio_rooms.testing._exclusive import Exclusive
 from trio_rooms.testing._formats import expect, format_of
 from trio_rooms.testing._outcomes import Closed
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _ANSWER_TIME = 1.0
 
 
-class TestClient(trio.abc.AsyncResource):
+class TestClient(Answering, trio.abc.AsyncResource):
     """The client's end of one WebSocket connection over any `trio.abc.Stream`.
 
     Made by `connect`; made directly, it speaks over a stream whose handshake is done. It owns the
@@ -62,7 +63,7 @@ class TestClient(trio.abc.AsyncResource):
         """The headers of the 101 response by lower-case name."""
         self._form = format_of(subprotocol)
         self._stream = stream
-        self._protocol = ClientProtocol(auto_pong=auto_pong)
+        self._protocol = ClientProtocol(self._form, auto_pong=auto_pong)
         self._protocol.feed(trailing)
         self._receiving = Exclusive("receiving from this client")
         self._sending = trio.Lock()

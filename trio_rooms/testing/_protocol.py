@@ -7,13 +7,20 @@ behind a close frame is not lost in wsproto's buffer, and `TestClient.expect_eof
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
 
+from trio_rooms.testing._answering import automatic
 from trio_rooms.testing._outcomes import Closed, ProtocolViolation
 from trio_rooms.testing._raw import frame_length
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_rooms.testing._formats import Format
 
 
 class ClientProtocol:
@@ -21,18 +28,33 @@ class ClientProtocol:
 
     Attributes:
       auto_pong: whether a ping puts a pong into ``due``.
+      answers: functions by action; a request of the server for one of them puts its answer into ``due``.
       messages: whole data messages, oldest first. The reader takes them out.
       pongs: the payloads of pongs, likewise.
-      due: the frames to be sent in answer: pongs, and once a close frame.
+      due: the frames to be sent in answer: pongs, answers to requests, and once a close frame.
       end: how the connection ended, as the exception to raise, or None. What comes later is not parsed.
       stream_end: how the stream ended ("eof" or "reset"), or None.
       unparsed: bytes that are no whole frame yet, or stand behind the end.
     """
 
-    __slots__ = ("_parts", "_ws", "auto_pong", "due", "end", "messages", "pongs", "stream_end", "unparsed")
+    __slots__ = (
+        "_form",
+        "_parts",
+        "_ws",
+        "answers",
+        "auto_pong",
+        "due",
+        "end",
+        "messages",
+        "pongs",
+        "stream_end",
+        "unparsed",
+    )
 
-    def __init__(self, *, auto_pong: bool = True) -> None:
+    def __init__(self, form: Format, *, auto_pong: bool = True) -> None:
+        self._form = form
         self.auto_pong = auto_pong
+        self.answers: dict[str, Callable[[Any], Any]] = {}
         self.messages: deque[str | bytes] = deque()
         self.pongs: deque[bytes] = deque()
         self.due: deque[bytes] = deque()
@@ -85,8 +107,8 @@ class ClientProtocol:
         if isinstance(event, TextMessage | BytesMessage):
             self._parts.append(event.data if isinstance(event, TextMessage) else bytes(event.data))
             if event.message_finished:
-                self.messages.append(_joined(self._parts))
-                self._parts = []
+                message, self._parts = _joined(self._parts), []
+                self._take_message(message)
         elif isinstance(event, Pong):
             self.pongs.append(bytes(event.payload))
         elif isinstance(event, Ping):
@@ -95,6 +117,13 @@ class ClientProtocol:
                 self.due.append(bytes(self._ws.send(event.response())))
         elif isinstance(event, CloseConnection):
             self._take_close(event)
+
+    def _take_message(self, message: str | bytes) -> None:
+        answer = automatic(message, self.answers, self._form) if self._ws.state is ConnectionState.OPEN else None
+        if answer is None:
+            self.messages.append(message)
+        else:
+            self.due.append(bytes(self._ws.send(answer)))
 
     def _take_close(self, event: CloseConnection) -> None:
         # wsproto tells a close frame and a violation apart only by its state, which a violation leaves.
