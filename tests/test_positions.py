@@ -12,8 +12,8 @@ from followers import Follower
 from hall import attempt, hall, record
 from histories import allow, publish
 from messages import receive_all
-from trio_rooms import Config, Manager, Position, Slice
-from trio_rooms.brokers import Keep, MemoryBroker
+from trio_rooms import Config, Manager, Position, Publication, Slice
+from trio_rooms.brokers import Confirmation, Keep, MemoryBroker, Submission
 from trio_rooms.testing import LaggingBroker
 
 INTERVAL = 40.0
@@ -226,22 +226,23 @@ async def test_a_publisher_hears_from_what_comes_behind(confirm: Any, autojump_c
 async def test_a_confirmation_that_comes_last(autojump_clock: MockClock) -> None:
     """Also when its confirmation comes later than what stands behind it."""
 
-    class Late(LaggingBroker):
-        """The first confirmation is held back."""
+    class Late:
+        """Confirmed long after it was."""
 
-        def submit(self, publication: Any) -> Any:
+        def __init__(self, submission: Submission) -> None:
+            self._submission = submission
+            self.confirmation: Confirmation | None = None
+
+        async def wait(self) -> Confirmation:
+            await trio.sleep(10)
+            return await self._submission.wait()
+
+    class Slow(LaggingBroker):
+        def submit(self, publication: Publication) -> Any:
             submission = super().submit(publication)
-            if publication.data == b'"lost"':
-                wait = submission.wait
+            return Late(submission) if publication.data == b'"lost"' else submission
 
-                async def later() -> Any:
-                    await trio.sleep(10)
-                    return await wait()
-
-                submission.wait = later  # type: ignore[method-assign]
-            return submission
-
-    broker = Late(delay=1.0)
+    broker = Slow(delay=1.0)
     manager = manager_over(broker)
     async with hall(manager) as served, trio.open_nursery() as nursery:
         broker.losing = 1
