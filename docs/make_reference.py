@@ -38,6 +38,24 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Configuration": ("Config", "Limits", "RoomOptions"),
     "Errors": (),  # the rest of the package's own
     "trio_rooms.brokers": (),
+    "trio_rooms.client": (
+        "open_rooms",
+        "RoomsClient",
+        "ClientRoom",
+        "Event",
+        "Gap",
+        "Direct",
+        "Presence",
+        "Items",
+        "ClientConfig",
+        "ClientStatistics",
+        "ClientError",
+        "RequestFailed",
+        "NotConfirmed",
+        "RoomEnded",
+        "ClientEnded",
+        "StreamOverflow",
+    ),
     "trio_rooms.middleware": (),
     "trio_rooms.testing": (
         "open_client",
@@ -62,15 +80,20 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 #: What programs do not make themselves; their constructors are nobody's business.
 GIVEN = frozenset(
     {
+        "ClientRoom",
+        "ClientStatistics",
         "Connection",
         "Context",
         "Headers",
+        "Items",
         "Joined",
         "MemoryServer",
         "Message",
         "OutboxStatistics",
+        "Presence",
         "Publication",
         "Room",
+        "RoomsClient",
         "Server",
         "Statistics",
     }

@@ -33,7 +33,7 @@ EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py") if not path.name.startswith("test_"))
 
 #: Examples with a ``main`` of their own, which sees to signals itself.
-OWN_MAIN = ["beside_http.py", "own_listener.py", "own_websocket_server.py", "publishing.py"]
+OWN_MAIN = ["beside_http.py", "client.py", "own_listener.py", "own_websocket_server.py", "publishing.py"]
 
 More = Callable[[Conversation, Program, list[Step]], Awaitable[None]]
 

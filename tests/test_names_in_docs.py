@@ -41,6 +41,12 @@ CALLED = {
     "server": "Server",
 }
 
+#: On a page that is about something else, the same words are other things.
+CALLED_ON = {
+    "client.md": {"client": "RoomsClient", "event": "Event", "room": "ClientRoom"},
+    "reference.md": {"client": "RoomsClient"},
+}
+
 #: Words that no code has, and why a page has them.
 NOT_OURS = {
     "handle_out": "Phoenix has it, and we have not",
@@ -62,7 +68,11 @@ def spans(page: Path) -> list[str]:
 def named(page: Path) -> Iterator[tuple[str, str, str]]:
     """Each ``manager.serve`` and ``Config.ping_interval`` of a page: the text, the class, the member."""
     classes = {name: name for exporter in MODULES for name in module(exporter).exports if name[0].isupper()}
-    owners = CALLED | {name: name for name in classes if isinstance(public(name).node, ast.ClassDef)}
+    owners = (
+        CALLED
+        | CALLED_ON.get(page.name, {})
+        | {name: name for name in classes if isinstance(public(name).node, ast.ClassDef)}
+    )
     for span in spans(page):
         code = re.sub(r'"[^"]*"', '""', span)
         for owner, member in re.findall(r"(?<![\w./-])(\w+)\.([a-z]\w*)\b(?!/)", code):

@@ -92,6 +92,24 @@ EXPORTS: dict[str, list[str]] = {
         "MemoryBrokerStatistics",
         "Submission",
     ],
+    "trio_rooms.client": [
+        "ClientConfig",
+        "ClientEnded",
+        "ClientError",
+        "ClientRoom",
+        "ClientStatistics",
+        "Direct",
+        "Event",
+        "Gap",
+        "Items",
+        "NotConfirmed",
+        "Presence",
+        "RequestFailed",
+        "RoomEnded",
+        "RoomsClient",
+        "StreamOverflow",
+        "open_rooms",
+    ],
     "trio_rooms.middleware": ["logger", "recovery"],
     "trio_rooms.testing": [
         "Closed",
@@ -129,6 +147,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "_messages": FOUNDATION,
     "brokers": FOUNDATION | {"_rooms"},
     "middleware": FOUNDATION,
+    "client": FOUNDATION | {"_rooms"},
 }
 
 #: Areas that prove that the public surface suffices.
@@ -426,8 +445,9 @@ def test_public_names_are_annotated() -> None:
 
 
 def test_options_are_documented() -> None:
-    """Each field of Config, Limits and RoomOptions is followed by a docstring."""
-    classes = [node for node in tree("trio_rooms._config").body if isinstance(node, ast.ClassDef)]
+    """Each field of Config, Limits, RoomOptions and ClientConfig is followed by a docstring."""
+    modules = ("trio_rooms._config", "trio_rooms._room_options", "trio_rooms.client._config")
+    classes = [node for module in modules for node in tree(module).body if isinstance(node, ast.ClassDef)]
     fields = [
         (f"{cls.name}.{ast.unparse(field.target)}", after)
         for cls in classes

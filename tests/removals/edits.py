@@ -17,7 +17,12 @@ from removals.options import REGISTRAR, SETTINGS, actions, functions
 PACKAGE = Path(trio_rooms.__path__[0])
 
 #: The names under which the package holds its settings.
-HOLDERS = {"Config": {"config"}, "Limits": {"limits", "_limits"}, "RoomOptions": {"options"}}
+HOLDERS = {
+    "Config": {"config"},
+    "Limits": {"limits", "_limits"},
+    "RoomOptions": {"options"},
+    "ClientConfig": {"settings", "_settings"},
+}
 
 #: The changed files: their path below the package, and their new text.
 Changes = dict[str, str]

@@ -3,8 +3,8 @@
 A name without an entry, and an entry without something of that name, is an error, so whoever adds an option, a hook, a
 setting or a limit adds a line here:
 
-- a field of Config, Limits or RoomOptions: its name under ``_fields`` (edit ``Unread``: where ``config``, ``limits`` or
-  ``options`` are read, the default is read instead);
+- a field of Config, Limits, RoomOptions or ClientConfig: its name under ``_fields`` (edit ``Unread``: where ``config``,
+  ``limits``, ``options`` or ``settings`` are read, the default is read instead);
 - a parameter with a default: its name under ``_parameters`` (edit ``Ignored``: the default replaces what was given);
 - something to register: a line with ``Unregistered``, and what the method returns, if anything;
 - an option of the command: a line with ``Unparsed``;
@@ -42,6 +42,12 @@ REMOVALS: dict[str, Edit] = {
         "max_handlers handler_timeout max_depth max_id_chars max_room_name_bytes "
         "max_connections_per_address max_rooms_per_connection max_rooms outbox_messages outbox_bytes "
         "session_messages max_recovery",
+    ),
+    **_fields("RoomOptions", "capacity overflow linger authorize"),
+    **_fields(
+        "ClientConfig",
+        "ping_interval pong_timeout handshake_timeout write_timeout close_timeout backoff_base backoff_most "
+        "max_message_bytes send_messages buffer_messages buffer_bytes max_handlers",
     ),
     **_fields(
         "RoomOptions",
@@ -86,6 +92,16 @@ REMOVALS: dict[str, Edit] = {
     **_parameters("Server.begin_shutdown", "returning"),
     **_parameters("Headers.get", "default"),
     **_parameters("MemoryBroker.run", "task_status"),
+    **_parameters("open_rooms", "format headers ssl_context connect handlers config"),
+    **_parameters("RoomsClient.join", "data since action"),
+    **_parameters("RoomsClient.room", "data since action"),
+    **_parameters("RoomsClient.request", "data room idempotent"),
+    **_parameters("RoomsClient.stream", "data room"),
+    **_parameters("RoomsClient.send", "data room"),
+    **_parameters("ClientRoom.publish", "key"),
+    **_parameters("RequestFailed.__init__", "message temporary"),
+    **_parameters("RoomEnded.__init__", "message"),
+    **_parameters("ClientEnded.__init__", "reason status"),
     **_parameters("logger", "level"),
     **_parameters("recovery", "close"),
     **_parameters("LaggingBroker.__init__", "delay confirm bound step"),

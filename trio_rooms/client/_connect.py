@@ -1,0 +1,86 @@
+"""How a client gets to a connection: where to, over what, and the upgrade."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import urlsplit
+
+import attrs
+import trio
+
+from ._formats import Format
+from ._handshake import upgrade
+
+#: Opens a new stream to the server, before any byte; raises OSError if that fails.
+Connect = Callable[[], Awaitable[trio.abc.Stream]]
+
+
+@attrs.frozen(kw_only=True)
+class Dialer:
+    """Makes connections to one URL."""
+
+    url: str
+    host: str
+    target: str
+    form: Format
+    headers: tuple[tuple[str, str], ...]
+    connect: Connect
+
+    async def dial(self, seconds: float) -> tuple[trio.abc.Stream, bytes]:
+        """A stream whose handshake is done, and what came behind it. If this raises, no stream is left.
+
+        Raises OSError, trio.BrokenResourceError, trio.TooSlowError, Refused, ServerViolation.
+        """
+        with trio.fail_after(seconds):
+            stream = await self.connect()
+            try:
+                trailing = await upgrade(
+                    stream,
+                    host=self.host,
+                    target=self.target,
+                    headers=self.headers,
+                    subprotocol=self.form.subprotocol,
+                )
+            except BaseException:
+                await trio.aclose_forcefully(stream)
+                raise
+        return stream, trailing
+
+
+def make_dialer(
+    url: str,
+    form: Format,
+    headers: Sequence[tuple[str, str]],
+    ssl_context: ssl.SSLContext | None,
+    connect: Connect | None,
+) -> Dialer:
+    """Read a URL. Raises ValueError if it is none of a WebSocket."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:
+        raise ValueError(f"no URL of a WebSocket: {url!r}")
+    hostname, secure = parts.hostname, parts.scheme == "wss"
+    port = parts.port or (443 if secure else 80)
+
+    async def over_tcp() -> trio.abc.Stream:
+        return await trio.open_tcp_stream(hostname, port)
+
+    async def over_tls() -> trio.abc.Stream:
+        context = ssl_context or ssl.create_default_context()
+        # As with HTTPS, the end of the TLS layer needs no last word: a WebSocket has its own.
+        stream = await trio.open_ssl_over_tcp_stream(hostname, port, ssl_context=context, https_compatible=True)
+        try:
+            await stream.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
+
+    return Dialer(
+        url=url,
+        host=parts.netloc.rpartition("@")[2],
+        target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+        form=form,
+        headers=tuple(headers),
+        connect=connect or (over_tls if secure else over_tcp),
+    )
