@@ -37,6 +37,4 @@ async def missed(served: Hall, follower: Follower, number: int) -> None:
 
 async def publish(served: Hall, room: str, event: object) -> Report:
     """Publish to a room whether or not it exists, and wait until it was delivered."""
-    node = served.server._node
-    report: Report = await node.carrier.publish(node.publication((room,), event))
-    return report
+    return await served.manager.publish(room, event)

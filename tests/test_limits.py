@@ -173,6 +173,12 @@ async def two_missed(place: Place) -> None:
     assert await place.client.request("recover", [1, position.epoch]) is False
 
 
+async def slow_subscription(place: Place) -> None:
+    async with place.memory.manager.subscribe("r", overflow="drop_newest"):
+        for _ in range(2):
+            place.memory.manager.broadcast_to_room("r", "x")
+
+
 async def too_many_handlers(place: Place) -> None:
     await place.client.send_action("beside")
     await place.told("BUSY", "beside")
@@ -275,6 +281,8 @@ LIMITS: dict[str, tuple[Any, Callable[[Place], Awaitable[None]]]] = {
     "max_recovery": (1, two_missed),
     "outbox_messages": (3, overflow),
     "outbox_bytes": (400, overflow),
+    "subscription_messages": (1, slow_subscription),
+    "subscription_bytes": (100, slow_subscription),
     "session_messages": (1, sent(*["for the session"] * 2)),
 }
 

@@ -12,7 +12,7 @@ from followers import Follower
 from hall import attempt, hall, record
 from histories import allow, publish
 from messages import receive_all
-from trio_rooms import Config, Manager, Position, Publication, Slice
+from trio_rooms import Config, Manager, Position, Publication, Slice, SubscriptionLost
 from trio_rooms.brokers import Confirmation, Keep, MemoryBroker, Submission
 from trio_rooms.testing import LaggingBroker
 
@@ -252,3 +252,19 @@ async def test_a_confirmation_that_comes_last(autojump_clock: MockClock) -> None
         with trio.fail_after(10):
             await lost.over.wait()
         assert (lost.result.final, lost.result.position.offset) == (False, 1)
+
+
+async def test_a_task_that_follows_is_looked_after(autojump_clock: MockClock) -> None:
+    """What was lost behind the last event of a subscription is found, too; one that has everything goes on."""
+    broker = LaggingBroker(delay=1.0, step=3)
+    manager = manager_over(broker)
+    async with hall(manager), manager.subscribe("r") as lost, manager.subscribe("other") as whole:
+        await manager.publish("other", 1)
+        broker.losing = 1
+        manager.broadcast_to_room("r", "lost")
+        with trio.fail_after(2 * INTERVAL + 11), pytest.raises(SubscriptionLost):
+            await anext(lost)
+        assert (await anext(whole)).data == 1
+        with trio.move_on_after(5 * INTERVAL) as scope:
+            await anext(whole)
+        assert scope.cancelled_caught

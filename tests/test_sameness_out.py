@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from trio_rooms import ConnectionGone, OutboxFull, Publication
+from trio_rooms._wire.departures import Delivery
 from trio_rooms._wire.frames import make_frame
 from trio_rooms.testing import Opcode, client_frame, close_payload, parse_server_frames
 from ways_out import WRITE_TIMEOUT, Bounds, Hall, Member, Nature, WayName, in_one_way
@@ -142,6 +143,10 @@ class Program:
     keys: bool = True
     """Whether newer publications replace older ones."""
     promised: list[list[bytes]] = attrs.field(factory=lambda: [[] for _ in range(MEMBERS)])
+    watch: bool = False
+    """Whether publications are waited for."""
+    watched: list[tuple[Publication, frozenset[str]]] = attrs.field(factory=list)
+    """Those, and which members may have got them."""
     reports: list[object] = attrs.field(factory=list)
     _number: int = 0
 
@@ -164,6 +169,7 @@ class Program:
                 else:
                     self._do(hall.members[step.member], step.what, nursery)
                 await wait_all_tasks_blocked()
+                self._check_watched(hall)
             nursery.cancel_scope.cancel()
 
     def _act(self, hall: Hall, action: Publish | Send | Move) -> None:
@@ -183,17 +189,28 @@ class Program:
             return
         for name in hall.rooms[action.room].keys() - action.exclude:
             self.promised[int(name)].append(data)
-        self.reports.append(
-            hall.publish(
-                Publication(
-                    (action.room,),
-                    data,
-                    action.exclude,
-                    action.key if self.keys and action.room == "conflate" else None,
-                    overflow=POLICIES[action.room],  # type: ignore[arg-type]
-                )
-            )
+        publication = Publication(
+            (action.room,),
+            data,
+            action.exclude,
+            action.key if self.keys and action.room == "conflate" else None,
+            overflow=POLICIES[action.room],  # type: ignore[arg-type]
+            delivery=Delivery() if self.watch else None,
         )
+        if self.watch:
+            self.watched.append((publication, frozenset(hall.rooms[action.room].keys() - action.exclude)))
+        self.reports.append(hall.publish(publication))
+
+    def _check_watched(self, hall: Hall) -> None:
+        """While nothing moves: what is waited for is over just when it is queued nowhere, and in nobody's hand."""
+        for publication, names in self.watched:
+            assert publication.delivery is not None
+            members = [hall.members[int(name)] for name in names]
+            queued = any(publication in member.outbox._items for member in members)
+            if publication.delivery.over:
+                assert not queued
+            else:
+                assert queued or any(in_hand(member, publication.data) for member in members)
 
     def _do(self, member: Member, what: str, nursery: trio.Nursery) -> None:
         self._number += 1
@@ -206,6 +223,16 @@ class Program:
             "cancel": member.cancel,
         }
         does[what]()
+
+
+def in_hand(member: Member, payload: bytes) -> bool:
+    """Whether a message is on its way from the queue to the socket, which has not taken all of that batch."""
+    stats = member.statistics
+    if stats.enqueued == stats.written + stats.displaced + stats.discarded + stats.messages:
+        return False
+    frames = parse_server_frames(member.taken, allow_partial=True)
+    data = [frame.payload for frame in frames if frame.opcode == Opcode.TEXT]
+    return payload not in data[: stats.written]
 
 
 def check(member: Member, promised: list[bytes]) -> None:
@@ -266,6 +293,27 @@ def test_same_frames(steps: list[Step], natures: list[Nature], bounds: Bounds) -
     ways = [run(way, Program(steps, keys=False), natures, bounds) for way in OURS]
     for flushed, written, streamed in zip(*ways, strict=True):
         assert by_kind(flushed) == by_kind(written) == by_kind(streamed)
+
+
+@pytest.mark.long
+@EXAMPLES
+@given(
+    _steps(_ends, st.booleans()),
+    _natures(st.sampled_from([math.inf] * 4) | st.integers(0, 500)),
+    st.sampled_from([ONE_WRITE, Bounds(max_messages=8, max_bytes=2000, write_buffer_size=100)]),
+)
+def test_what_is_waited_for(steps: list[Step], natures: list[Nature], bounds: Bounds) -> None:
+    """A publication that is waited for is over when no outbox has it, and is told apart: written, or lost."""
+    for way in OURS:
+        program = Program(steps, watch=True)
+        members = run(way, program, natures, bounds)
+        for publication, names in program.watched:
+            assert publication.delivery is not None
+            assert publication.delivery.over
+            frame = make_frame(publication.data, text=True).data
+            sent = [member for member in members if member.name in names and frame in member.taken]
+            lossless = [member for member in sent if not member.statistics.discarded]
+            assert len(lossless) <= publication.delivery.written <= len(sent)
 
 
 @pytest.mark.sockets

@@ -12,7 +12,7 @@ from followers import Follower
 from hall import attempt, hall
 from histories import history_manager
 from messages import receive_all
-from trio_rooms import Limits, Position, Publication, Report
+from trio_rooms import Limits, Position, Publication, Report, SubscriptionLost
 from trio_rooms.brokers import MemoryBroker
 from trio_rooms.testing import LaggingBroker
 
@@ -187,3 +187,22 @@ async def test_a_hole_before_the_read(autojump_clock: MockClock) -> None:
             await trio.sleep(20)
             await back.client.aclose()
         assert follower.seen == ["lost", "there"] or follower.stretches
+
+
+@pytest.mark.parametrize("step", [1, 5])
+async def test_a_task_that_follows_is_told_of_a_hole(step: int, autojump_clock: MockClock) -> None:
+    """A subscription is lost where its room's stream has a hole; from its position it goes on without one."""
+    broker = LaggingBroker(delay=1.0, step=step)
+    manager = history_manager(broker)
+    async with hall(manager):
+        async with manager.subscribe("r") as events:
+            await manager.publish("r", 1)
+            broker.losing = 1
+            manager.broadcast_to_room("r", 2)
+            await manager.publish("r", 3)
+            assert (await anext(events)).data == 1
+            with pytest.raises(SubscriptionLost):
+                await anext(events)
+        async with manager.subscribe("r", since=events.position) as events:
+            assert events.recovered
+            assert [(await anext(events)).data for _ in range(2)] == [2, 3]

@@ -379,7 +379,10 @@ class Hall:
     def publish(self, publication: Publication) -> Report:
         assert publication.room is not None
         outboxes = self.rooms[publication.room]
-        outcome = self._fan_out.put_all(publication, outboxes, publication.exclude)
+        if publication.delivery is None:
+            outcome = self._fan_out.put_all(publication, outboxes, publication.exclude)
+        else:
+            outcome = self._fan_out.put_watched(publication, outboxes, publication.exclude, publication.delivery)
         for name in outcome.closed:
             self.members[int(name)].discard()
         return Report(True, outcome.enqueued, outcome.dropped, len(outcome.closed), outcome.displaced)

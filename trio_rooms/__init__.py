@@ -39,6 +39,7 @@ from ._errors import RoomFailed as RoomFailed
 from ._errors import RoomFull as RoomFull
 from ._errors import RoomNotFound as RoomNotFound
 from ._errors import RoomsError as RoomsError
+from ._errors import SubscriptionLost as SubscriptionLost
 from ._errors import TooManyAsks as TooManyAsks
 from ._errors import TooManyRooms as TooManyRooms
 from ._errors import UnknownAction as UnknownAction
@@ -58,6 +59,8 @@ from ._rooms.history import Slice as Slice
 from ._rooms.publication import Publication as Publication
 from ._rooms.publication import Report as Report
 from ._server import Server as Server
+from ._subscription import RoomEvent as RoomEvent
+from ._subscription import Subscription as Subscription
 from ._wire.headers import Headers as Headers
 from ._wire.outbox_statistics import OutboxStatistics as OutboxStatistics
 from ._wire.request import HandshakeRequest as HandshakeRequest

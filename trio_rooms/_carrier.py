@@ -13,8 +13,9 @@ import trio
 from ._errors import BrokerBusy, NotServing, UsageError
 from ._formats import packed
 from ._rooms.history import Position
-from ._rooms.publication import Publication, Report
+from ._rooms.publication import Publication, Report, Until
 from ._rooms.results import Results
+from ._wire.departures import Delivery
 from .brokers.base import Broker, Confirmation, Submission
 from .brokers.memory import IDEMPOTENCY_TTL
 
@@ -72,11 +73,16 @@ class Carrier:
                 return self._first_report(publication, confirmation)
         return publication.report or _UNKNOWN
 
-    async def publish(self, publication: Publication) -> Report:
+    async def publish(self, publication: Publication, until: Until) -> Report:
         """Submit when the broker has room, wait for its confirmation and for the delivery on this node.
 
-        A cancel while waiting for room: nothing was published. Later: the outcome is unknown.
+        "written": wait also until no outbox of this node has it any more. A cancel while waiting for room: nothing
+        was published. Before it was delivered: the outcome is unknown. Later: it stays queued for all.
         """
+        if until not in ("queued", "written"):
+            raise UsageError(f'until is "queued" or "written", not {until!r}')
+        if until == "written":
+            publication.delivery = Delivery()
         submission = await self._submit_when_ready(publication)
         if publication.report is not None:
             confirmation = await submission.wait()
@@ -85,7 +91,7 @@ class Carrier:
         if confirmation.duplicate:
             return self._first_report(publication, confirmation)
         if publication.report is not None:
-            return publication.report
+            return await self._written(publication, publication.report)
         if self._ended:
             raise NotServing("the server ended before the publication was delivered")
         return Report(position=confirmation.position)
@@ -111,6 +117,16 @@ class Carrier:
             del awaited.waiting[waiting]
             if not awaited.waiting:
                 del self._awaited[rooms]
+
+    async def _written(self, publication: Publication, report: Report) -> Report:
+        delivery = publication.delivery
+        if delivery is None:
+            return report
+        await delivery.wait()
+        report = msgspec.structs.replace(report, written=delivery.written)
+        if publication.idempotency_key is not None:
+            self.remember(publication, report)
+        return report
 
     def passed(self, publication: Publication, position: Position) -> None:
         """What stands before ``position`` in its room, and has not been delivered here, never will be."""

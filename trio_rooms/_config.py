@@ -137,6 +137,13 @@ class Limits:
     """Bytes that wait to be written to one connection; each message is charged its frame plus 64 for what
     it costs us to hold. Beyond it: the room's overflow policy."""
 
+    subscription_messages: int = attrs.field(default=256, validator=count)
+    """Events that wait in one subscription of the program's, unless ``manager.subscribe`` is given another number.
+    Beyond it: the overflow policy of the subscription."""
+
+    subscription_bytes: int = attrs.field(default=1 * MIB, validator=count)
+    """Bytes of JSON that wait in one subscription, 64 more for each event. Beyond it: its overflow policy."""
+
     session_messages: int = attrs.field(default=16, validator=count)
     """Messages that wait for ``read_json`` in ``manager.session``. At the bound dispatch waits."""
 

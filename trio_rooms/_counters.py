@@ -26,6 +26,8 @@ Limited = Literal[
     "message_timeout",
     "read_ahead_bytes",
     "session_messages",
+    "subscription_bytes",
+    "subscription_messages",
     "write_timeout",
 ]
 

@@ -13,6 +13,7 @@
     ├── OutboxFull                (also trio.WouldBlock) no room in the outbox now
     ├── BrokerBusy                (also trio.WouldBlock) no room in the broker's queue now
     ├── HookTimeout               (also TimeoutError) a hook ran longer than ``hook_timeout``
+    ├── SubscriptionLost          a task that follows a room has missed events
     ├── AskFailed                 ``conn.request`` has no answer to return
     │   └── AskRefused, BadAnswer, TooManyAsks
     └── ActionError               told to the client as ``{"code", "message", "temporary"}``
@@ -113,6 +114,14 @@ class BrokerBusy(RoomsError, trio.WouldBlock):
 
 class HookTimeout(RoomsError, TimeoutError):
     """A hook was cancelled because it ran longer than ``config.hook_timeout``."""
+
+
+class SubscriptionLost(RoomsError):
+    """Events of the room were missed; raised where a subscription is iterated, behind those that were not.
+
+    Its task was too slow and the policy is "close", or the room's stream has a hole or has begun anew. Subscribe again,
+    ``since`` the position that it has come to, to get what was missed or to learn that it is gone.
+    """
 
 
 class AskFailed(RoomsError):
@@ -298,7 +307,7 @@ class TooManyRooms(JoinError):
 
 
 class Denied(JoinError):
-    """The room's ``authorize`` said no, or there is none and a client asked to join."""
+    """The room's ``authorize`` or ``allow_publish`` said no, or there is none; or who publishes is no member."""
 
     _CODE = "DENIED"
     _MESSAGE = "not allowed"

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from ._boundary import own_cancellations_only
+from ._authorising import authorised
 from ._errors import (
     ActionError,
     ConnectionGone,
-    Denied,
     JoinError,
     RoomFull,
     TooManyRooms,
@@ -112,7 +111,11 @@ class Memberships:
         one: Joining | None = None
         try:
             with place.scope:
-                data = await self._authorize(name, options, client_data) if by_client else None
+                data = (
+                    await authorised(self._conn, options.authorize, name, client_data, "authorize")
+                    if by_client
+                    else None
+                )
                 place.check()
                 place.room = room = self._reserve(name, options)
                 await self._prepare(place, room)
@@ -123,7 +126,16 @@ class Memberships:
                     if max_bytes is None:
                         max_bytes = self._node.config.limits.outbox_bytes // 4
                     with room._stream.catching_up() as held:
-                        one.recovery = Recovery(room, self._conn, since, max_bytes, held)
+                        one.recovery = Recovery(
+                            node=self._node,
+                            name=name,
+                            options=room.options,
+                            since=since,
+                            held=held,
+                            room=room,
+                            conn=self._conn,
+                            max_bytes=max_bytes,
+                        )
                         await self._read(one.recovery)
                         place.check()
                         yield one
@@ -184,23 +196,6 @@ class Memberships:
             if self._conn._hooks.inside and not place.hooks_over:
                 raise JoinError("the room is being joined, by a task that waits for this hook")
             await place.done.wait()
-
-    async def _authorize(self, name: str, options: RoomOptions, data: Any) -> Mapping[str, Any] | None:
-        if options.authorize is None:
-            raise Denied
-        try:
-            with own_cancellations_only():
-                verdict = await options.authorize(self._conn, name, data)
-        except ActionError:
-            raise
-        except Exception as exc:
-            await self._node.errors.report(self._conn, exc, f"authorize of {name!r}")  # noqa: ASYNC120 - logs it first
-            raise AlreadyReported from exc
-        if isinstance(verdict, Mapping):
-            return verdict
-        if verdict is not True:
-            raise Denied
-        return None
 
     def _reserve(self, name: str, options: RoomOptions) -> Room:
         room = self._node.open_room(name, options)

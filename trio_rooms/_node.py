@@ -42,6 +42,7 @@ from ._rooms.history import Position, Slice
 from ._rooms.names import why_not_a_room
 from ._rooms.publication import Publication, Report
 from ._rooms.roster import union
+from ._subscription import Subscriptions
 from ._wire.fanout import FanOut, Outcome
 from ._wire.flusher import Flusher
 from ._wire.frames import OVERHEAD
@@ -61,6 +62,9 @@ _MAX_OFFSET = 2**63 - 1
 
 # MessagePack is at most so many times as long as JSON: "0.0," are nine bytes there.
 _GROWTH = 3
+
+
+_NOBODY: frozenset[str] = frozenset()
 
 
 @attrs.define(eq=False)
@@ -84,6 +88,7 @@ class Node:
     rooms: dict[str, Room] = attrs.field(factory=dict)
     closing_rooms: dict[str, Room] = attrs.field(factory=dict)
     """Rooms that are closed but whose ``on_room_close`` has not ended; the next of that name waits for it."""
+    subscriptions: Subscriptions = attrs.field(factory=Subscriptions)
     draining: bool = False
     carrier: Carrier = attrs.field(init=False)
     """Gives publications to the broker."""
@@ -264,12 +269,21 @@ class Node:
         return attrs.evolve(part, complete=False)
 
     async def subscribe(self, room: str) -> None:
-        """Have the broker bring the publications of a room, and no longer than there is one."""
+        """Have the broker bring the publications of a room, and no longer than anybody wants them."""
         try:
             await self.broker.subscribe(room)
         finally:
-            if room not in self.rooms:  # it went while we waited, and was unsubscribed too early
-                self.broker.unsubscribe(room)
+            self.unsubscribe(room)  # if it went while we waited, that was too early
+
+    def unsubscribe(self, room: str) -> None:
+        """Have the broker bring them no longer, unless they are wanted: there is such a room, or a task follows it."""
+        if room not in self.rooms and room not in self.subscriptions.rooms:
+            self.broker.unsubscribe(room)
+
+    def broker_ended(self) -> None:
+        """Nothing is delivered any more: who waits for that is told."""
+        self.carrier.end()
+        self.subscriptions.finish()
 
     def deliver(self, publication: Publication, position: Position | None) -> Report:
         """Serve this node's members. The broker's to call, once for each publication, in order."""
@@ -280,6 +294,8 @@ class Node:
                 return self._delivered_before(publication, position)
         elif len(publication.rooms) > 1:
             outcomes = self._deliver_to_several(publication)
+        elif publication.delivery is not None:
+            outcomes = [self.put_all(publication, self._members_for(publication), publication.exclude)]
         else:
             outcomes = [self.fan_out.put_all(publication, self._members_for(publication), publication.exclude)]
         report = None
@@ -296,6 +312,8 @@ class Node:
             self.carrier.remember(publication, report)
         if publication.on_delivered is not None:
             publication.on_delivered()
+        if self.subscriptions.rooms:
+            self.subscriptions.deliver(publication, position)
         return report
 
     def _delivered_before(self, publication: Publication, position: Position) -> Report:
@@ -305,6 +323,14 @@ class Node:
         if publication.on_delivered is not None:
             publication.on_delivered()
         return publication.report
+
+    def put_all(
+        self, publication: Publication, outboxes: Mapping[str, Outbox], exclude: frozenset[str] = _NOBODY
+    ) -> Outcome:
+        """As that of the fan-out, and who waits for the publication is told what becomes of it."""
+        if publication.delivery is None:
+            return self.fan_out.put_all(publication, outboxes, exclude)
+        return self.fan_out.put_watched(publication, outboxes, exclude, publication.delivery)
 
     def _deliver_in_stream(self, publication: Publication, position: Position) -> list[Outcome] | None:
         name = publication.rooms[0]
@@ -343,5 +369,4 @@ def _around(name_bytes: int) -> int:
 
 _DEFAULT_OPTIONS = RoomOptions()
 _EMPTY: Mapping[str, Outbox] = MappingProxyType({})
-_NOBODY: frozenset[str] = frozenset()
 _NOWHERE = Report(final=True)

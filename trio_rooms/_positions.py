@@ -4,12 +4,14 @@ A broker can lose what it was to deliver: a connection that was down for a momen
 so with what it delivers next (``publication.after``), but in a room in which nothing more is published nobody would
 notice. So the node asks the broker for what stands behind the position of each room with members (Centrifugo's
 positioning). There is something as long as it is on its way; if it does not come, the members' connections are ended,
-and they recover. Who waits for the delivery of a publication that was confirmed long ago is told that it will not come.
+and they recover. Tasks of the program that follow a room are looked after likewise. And who waits for the delivery of a
+publication that was confirmed long ago is told that it will not come.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import attrs
@@ -17,8 +19,7 @@ import trio
 
 if TYPE_CHECKING:
     from ._node import Node
-    from ._room import Room
-    from ._room_stream import RoomStream
+    from ._room_options import Keep
     from ._rooms.history import Position
 
 # Seconds for which a lag may be nothing but a delivery under way.
@@ -26,12 +27,23 @@ _PATIENCE = 10.0
 
 
 @attrs.frozen
-class _Lag:
-    """Members that have not got what there is."""
+class _Follower:
+    """Who follows the stream of a room: its members here, or a task of the program."""
 
-    stream: RoomStream
+    room: str
+    keep: Keep
+    position: Callable[[], Position | None]
+    """How far all of them have come."""
+    lose: Callable[[float], None]
+    """Tell those that have not come as far as an offset that they have missed something."""
+
+
+@attrs.frozen
+class _Lag:
+    """There is something behind the position of a follower."""
+
+    follower: _Follower
     position: Position
-    """How far they have come."""
     missing: float
     """The first offset after it; infinity if that has gone, or is of another epoch."""
 
@@ -47,30 +59,44 @@ async def watch_positions(node: Node) -> None:
         if lags := await _lags(node, interval):
             await trio.sleep(min(interval, _PATIENCE))
             for lag in lags:
-                if lag.stream.position == lag.position:
-                    lag.stream.lose_members(before=lag.missing)
+                if lag.follower.position() == lag.position:
+                    lag.follower.lose(lag.missing)
 
 
 async def _lags(node: Node, patience: float) -> list[_Lag]:
-    """Of all rooms, or, if the broker fails, of those that it was asked about before it did."""
+    """Of all followers, or, if the broker fails, of those that it was asked about before it did."""
     lags: list[_Lag] = []
     try:
-        for room in tuple(node.rooms.values()):
-            position = None if room._stream is None or not room._roster.members else room._stream.position
-            if position is not None:
-                with trio.fail_after(patience):
-                    lag = await _lag(node, room, position)
-                if lag is not None:
-                    lags.append(lag)
+        for follower in _followers(node):
+            with trio.fail_after(patience):
+                lag = await _lag(node, follower)
+            if lag is not None:
+                lags.append(lag)
     except Exception as exc:
         await node.errors.report(None, exc, "the broker's history")
     return lags
 
 
-async def _lag(node: Node, room: Room, position: Position) -> _Lag | None:
-    assert room._stream is not None
-    assert room._keep is not None
-    part = await node.broker.history(room.name, keep=room._keep, since=position, limit=1, reverse=False)
+def _followers(node: Node) -> list[_Follower]:
+    return [
+        *(
+            _Follower(room.name, room._keep, room._stream.get_position, room._stream.lose_members)
+            for room in node.rooms.values()
+            if room._stream is not None and room._keep is not None and room._roster.members
+        ),
+        *(
+            _Follower(one.room, one._keep, one._get_top, one._lose_before)
+            for one in node.subscriptions.all()
+            if one._keep is not None
+        ),
+    ]
+
+
+async def _lag(node: Node, follower: _Follower) -> _Lag | None:
+    position = follower.position()
+    if position is None:
+        return None
+    part = await node.broker.history(follower.room, keep=follower.keep, since=position, limit=1, reverse=False)
     if part.complete and not part.publications:
         return None
-    return _Lag(room._stream, position, part.publications[0].offset if part.complete else math.inf)
+    return _Lag(follower, position, part.publications[0].offset if part.complete else math.inf)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from ._connection import Connection
 from ._errors import ConnectionGone, OutboxFull, UsageError
+from ._room_options import Overflow
 from ._rooms.history import Position, Slice
-from ._rooms.publication import Report
+from ._rooms.publication import Report, Until
+from ._subscription import Subscription
 
 if TYPE_CHECKING:
     from ._node import Node
@@ -20,6 +23,29 @@ class Publishing:
     @property
     def _node(self) -> Node:
         raise NotImplementedError
+
+    async def publish(
+        self,
+        room: str,
+        event: object,
+        *,
+        until: Until = "queued",
+        exclude: Iterable[Connection | str] = (),
+        key: str | None = None,
+        idempotency_key: str | None = None,
+        skip_history: bool = False,
+    ) -> Report:
+        """As :meth:`Room.publish`, and the room need not exist here. Raises :exc:`BadRoom`, too."""
+        node = self._node
+        publication = node.publication(
+            (room,),
+            event,
+            exclude=exclude,
+            key=key,
+            idempotency_key=idempotency_key,
+            skip_history=skip_history,
+        )
+        return await node.carrier.publish(publication, until)
 
     def broadcast_to_room(
         self,
@@ -44,6 +70,37 @@ class Publishing:
             idempotency_key=idempotency_key,
             skip_history=skip_history,
         )
+
+    def subscribe(
+        self,
+        room: str,
+        *,
+        since: Position | None = None,
+        overflow: Overflow = "close",
+        max_messages: int | None = None,
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """``async with manager.subscribe(room) as events: async for event in events:`` for a task of the program.
+
+        It gets what the room's members get, in the same order, from when the block is entered until it is left; but
+        not what is published to everybody, and no exclusion means it. It is no member: it counts nowhere, runs no hook,
+        and neither opens the room nor holds it open. Publishers do not wait for it.
+
+        Args:
+          room: The name of the room, which need not exist.
+          since: In a room with history: first give what was published after this position, if all of that is kept
+            (``events.recovered``). Where the room's ``recovery`` is "cache", the latest event is given anyway; ``fill``
+            is not asked.
+          overflow: What happens at the bound, as for rooms: "close" (default) ends the iteration with
+            :exc:`SubscriptionLost`; the others drop, counted in ``events.dropped`` and ``events.displaced``.
+          max_messages: How many events may wait. None (default): ``limits.subscription_messages``. Their bytes are
+            bounded by ``limits.subscription_bytes``.
+
+        Raises :exc:`NotServing`. Entering raises that, too, and :exc:`BadRoom`, :exc:`RoomNotFound`,
+        :exc:`UsageError`, :exc:`RoomFailed` for a history that cannot be read, and what the broker raises. Entering is
+        a checkpoint, leaving is not.
+        """
+        node = self._node
+        return node.subscriptions.open(node, room, since=since, overflow=overflow, max_messages=max_messages)
 
     async def history(
         self, room: str, *, limit: int | None = None, since: Position | None = None, reverse: bool = False

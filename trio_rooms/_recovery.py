@@ -15,7 +15,9 @@ from ._rooms.history import HistoryItem, Position, Slice
 
 if TYPE_CHECKING:
     from ._connection import Connection
+    from ._node import Node
     from ._room import Room
+    from ._room_options import RoomOptions
 
 # A broker whose stream begins anew again and again, while one join reads it, is not to be waited for.
 _MAX_READS = 3
@@ -38,50 +40,36 @@ class Caught:
     """Whether it is not recovered because that would be more than one join may recover."""
 
 
-@attrs.define(eq=False)
-class Recovery:
-    """One join's, while it catches up."""
+@attrs.define(eq=False, kw_only=True)
+class Reading:
+    """How one who comes to a room catches up with its stream."""
 
-    room: Room
-    conn: Connection
+    node: Node
+    name: str
+    options: RoomOptions
     since: Position | None
-    max_bytes: int
-    """What the recovered items may take, at most."""
     held: CatchUp
     part: Slice = attrs.field(init=False)
 
     async def read(self) -> None:
         """Read as much of the history as is needed. Raises :exc:`RoomFailed`, and what the broker raises."""
-        await self._read()
-        if self.room.options.fill is not None and self._is_empty():
-            assert self.room._stream is not None
-            await self.room._stream.filling.run(self._fill)
-            await self._read()
-
-    async def _read(self) -> None:
-        options = self.room.options
-        keep = options.keep
+        keep = self.options.keep
         assert keep is not None
+        cache = self.options.recovery == "cache"
+        limit = 1 if cache else 0 if self.since is None else self.held.max_items + 1
         for _ in range(_MAX_READS):
-            if options.recovery == "cache":
-                limit = 1
-            elif self.since is None:
-                limit = 0
-            else:
-                limit = self.held.max_items + 1
-            since = None if options.recovery == "cache" else self.since
             known = self.held.epoch
-            self.part = await self.room._node.read_stream(
-                self.room.name, keep, since=since, limit=limit, reverse=options.recovery == "cache"
+            self.part = await self.node.read_stream(
+                self.name, keep, since=None if cache else self.since, limit=limit, reverse=cache
             )
             if self.held.goes_with(self.part, known):
                 return
         raise RoomFailed("the room's history begins anew again and again")
 
     def caught(self) -> Caught:
-        """What would come of it if membership began now."""
+        """What would come of it if it began now."""
         position, items = self.held.merged(self.part)
-        if self.room.options.recovery == "cache":
+        if self.options.recovery == "cache":
             return self._latest(position, items)
         if self.since is None:
             return Caught(position)
@@ -89,32 +77,57 @@ class Recovery:
             return Caught(position, recovered=False)
         if items is None or not self._is_within_bounds(items):
             return Caught(position, recovered=False, too_much=not self.held.lost)
-        return Caught(position, True, self._for_this_connection(items))
+        return Caught(position, True, self._for_this_one(items))
 
     def _latest(self, position: Position, items: tuple[HistoryItem, ...] | None) -> Caught:
         recovered = None if self.since is None else self.since == position
         if recovered or not items:  # nothing is kept, or more has come than is held, and the latest is not known
             return Caught(position, recovered)
-        latest = self._for_this_connection(items[-1:])
+        latest = self._for_this_one(items[-1:])
         return Caught(position, None if self.since is None else True, latest)
 
     def _is_within_bounds(self, items: tuple[HistoryItem, ...]) -> bool:
-        if len(items) > self.held.max_items:
-            return False
-        text = self.conn._format.text
-        return sum((len(item.raw) if text else len(item.packed)) + _ENVELOPE for item in items) <= self.max_bytes
+        return len(items) <= self.held.max_items
 
-    def _for_this_connection(self, items: tuple[HistoryItem, ...]) -> tuple[HistoryItem, ...]:
+    def _for_this_one(self, items: tuple[HistoryItem, ...]) -> tuple[HistoryItem, ...]:
+        return items
+
+
+@attrs.define(eq=False, kw_only=True)
+class Recovery(Reading):
+    """A join's."""
+
+    room: Room
+    conn: Connection
+    max_bytes: int
+    """What the recovered items may take, at most."""
+
+    async def read(self) -> None:
+        """As :meth:`Reading.read`; and have the program fill a room that is empty."""
+        await super().read()
+        if self.options.fill is not None and self._is_empty():
+            assert self.room._stream is not None
+            await self.room._stream.filling.run(self._fill)
+            await super().read()
+
+    def _is_within_bounds(self, items: tuple[HistoryItem, ...]) -> bool:
+        text = self.conn._format.text
+        return (
+            super()._is_within_bounds(items)
+            and sum((len(item.raw) if text else len(item.packed)) + _ENVELOPE for item in items) <= self.max_bytes
+        )
+
+    def _for_this_one(self, items: tuple[HistoryItem, ...]) -> tuple[HistoryItem, ...]:
         return tuple(item for item in items if not self.conn._is_excluded(item.exclude))
 
     def _is_empty(self) -> bool:
         return not self.part.publications and not self.held.items
 
     async def _fill(self) -> None:
-        room, node = self.room, self.room._node
-        fill = room.options.fill
+        room, node = self.room, self.node
+        fill = self.options.fill
         assert fill is not None
-        await self._read()
+        await super().read()
         if not self._is_empty():
             return  # somebody else has filled it while we waited
         try:

@@ -17,7 +17,7 @@ from ._room_options import RoomOptions
 from ._room_stream import RoomStream
 from ._room_task import RoomTask
 from ._rooms.history import Position, Slice
-from ._rooms.publication import Report
+from ._rooms.publication import Report, Until
 from ._rooms.roster import Roster
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Room:
         self,
         event: object,
         *,
+        until: Until = "queued",
         exclude: Iterable[Connection | str] = (),
         key: str | None = None,
         idempotency_key: str | None = None,
@@ -74,20 +75,25 @@ class Room:
         """Publish to the room, waiting for the broker where ``publish_nowait`` would raise BrokerBusy.
 
         Returns when the broker has confirmed and the members of this node were served; what this task then
-        sends to one of them stands behind the event. A cancel while it waits for room means that nothing was
-        published; later, that the outcome is unknown, and with an ``idempotency_key`` it may be repeated. Options and
-        exceptions are those of :meth:`publish_nowait`, without BrokerBusy; and :exc:`NotServing`. Always a checkpoint.
+        sends to one of them stands behind the event. With ``until="written"`` it returns when, besides, every member
+        of this node that was served has it no longer in its outbox: the system has taken it (``report.written``;
+        nothing is said of the peer), or it was displaced there, or the connection has ended. So it waits for the
+        slowest member, at most until ``write_timeout`` ends that one; other publishers are not held up.
+
+        A cancel while it waits for room means that nothing was published; after that, that the outcome is unknown,
+        and with an ``idempotency_key`` it may be repeated; and once it was delivered, the event stays queued for all.
+        Options and exceptions are those of :meth:`publish_nowait`, without BrokerBusy; and :exc:`NotServing`. Always
+        a checkpoint.
         """
-        return await self._node.carrier.publish(
-            self._node.publication_to(
-                self._target,
-                event,
-                exclude=exclude,
-                key=key,
-                idempotency_key=idempotency_key,
-                skip_history=skip_history,
-            )
+        publication = self._node.publication_to(
+            self._target,
+            event,
+            exclude=exclude,
+            key=key,
+            idempotency_key=idempotency_key,
+            skip_history=skip_history,
         )
+        return await self._node.carrier.publish(publication, until)
 
     def publish_nowait(
         self,
@@ -204,7 +210,7 @@ class Room:
             return
         self.closed = True
         del self._node.rooms[self.name]
-        self._node.broker.unsubscribe(self.name)
+        self._node.unsubscribe(self.name)
         if self._task is not None:
             self._node.closing_rooms[self.name] = self
             self._task.closed()

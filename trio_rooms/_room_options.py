@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 from attrs import validators
 
-from ._validators import count, not_negative, positive, whole
+from ._validators import count, flag_or_function, not_negative, positive, whole
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -26,6 +26,10 @@ MIB = 1024 * 1024
 
 #: ``async def authorize(conn, room, data)``: True, False, or a mapping that goes into the join's reply.
 Authorize = Callable[["Connection", str, Any], Awaitable[bool | Mapping[str, Any]]]
+
+
+#: ``async def allow_publish(conn, room, data)``: True, False, or a mapping that goes into the reply.
+AllowPublish = Callable[["Connection", str, Any], Awaitable[bool | Mapping[str, Any]]]
 
 
 @attrs.frozen
@@ -64,6 +68,11 @@ class RoomOptions:
     authorize: Authorize | None = attrs.field(default=None, validator=validators.optional(validators.is_callable()))
     """Asked when a client joins by ``$join``. None (default): such joins are ``DENIED``; a join that a handler
     makes is the program's own decision and is not asked about."""
+
+    allow_publish: AllowPublish | bool = attrs.field(default=False, validator=flag_or_function)
+    """Asked when a member publishes by ``$publish``. False (default): that is ``DENIED``. True: any member may publish
+    anything. It sees the data that is published, and cannot change it: where an event has to say who it is from, let
+    a handler publish it. Who is no member is ``DENIED`` without being asked about."""
 
     history_size: int = attrs.field(default=0, validator=whole)
     """Publications that the broker keeps of the room, so that a member that comes back gets what it has missed.

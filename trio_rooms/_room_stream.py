@@ -104,8 +104,7 @@ class RoomStream:
         self._catching_up: list[CatchUp] = []
         self._ahead: dict[str, int] = {}
 
-    @property
-    def position(self) -> Position | None:
+    def get_position(self) -> Position | None:
         """How far all of this node's members have come; None as long as that is not known."""
         if self.epoch is None:
             return None
@@ -144,20 +143,20 @@ class RoomStream:
             self._node.counters.repeated += 1
             return None
         if publication.after is not None and publication.after > self._delivered:
-            self.lose_members(before=publication.after)
+            self.lose_members(publication.after)
         self._delivered = position.offset
         publication.offset = position.offset
         for one in self._catching_up:
             one.add(publication, position)
         outboxes = self._room._roster.outboxes
         if not publication.exclude and not self._ahead:
-            return self._node.fan_out.put_all(publication, outboxes)
+            return self._node.put_all(publication, outboxes)
         ahead = self._pass_ahead(position.offset)
-        outcome = self._node.fan_out.put_all(publication, outboxes, publication.exclude.union(ahead))
+        outcome = self._node.put_all(publication, outboxes, publication.exclude.union(ahead))
         self._mark(publication, ahead)
         return outcome
 
-    def lose_members(self, *, before: float = math.inf, but: Connection | None = None) -> None:
+    def lose_members(self, before: float = math.inf, *, but: Connection | None = None) -> None:
         """Those that have not got so far have missed something: they come back, to recover or to know that they cannot.
 
         ``before`` is an offset of the present epoch.

@@ -243,7 +243,7 @@ async def _run_broker(
                 scope.shield = True
                 task_status.started()
         finally:
-            node.carrier.end()
+            node.broker_ended()
 
 
 async def _run_connections(

@@ -26,3 +26,9 @@ def whole(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
     """A whole number of at least 0."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{attribute.name} is a whole number of at least 0, not {value!r}")
+
+
+def flag_or_function(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """True, False, or what decides at each time."""
+    if not isinstance(value, bool) and not callable(value):
+        raise TypeError(f"{attribute.name} is a bool or a function, not {value!r}")

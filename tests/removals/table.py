@@ -41,7 +41,7 @@ REMOVALS: dict[str, Edit] = {
         "inbox_messages read_ahead_bytes max_pending_asks "
         "max_handlers handler_timeout max_depth max_id_chars max_room_name_bytes "
         "max_connections_per_address max_rooms_per_connection max_rooms outbox_messages outbox_bytes "
-        "session_messages max_recovery",
+        "session_messages subscription_messages subscription_bytes max_recovery",
     ),
     **_fields("RoomOptions", "capacity overflow linger authorize"),
     **_fields(
@@ -51,7 +51,7 @@ REMOVALS: dict[str, Edit] = {
     ),
     **_fields(
         "RoomOptions",
-        "capacity overflow linger authorize history_size recovery fill allow_history",
+        "capacity overflow linger authorize allow_publish history_size recovery fill allow_history",
     ),
     "RoomOptions.history_bytes": Rewrite("_room_options.py", "self.history_bytes, ", "1 << 20, "),
     "RoomOptions.history_ttl": Rewrite("_room_options.py", "self.history_ttl, self", "300.0, self"),
@@ -76,13 +76,15 @@ REMOVALS: dict[str, Edit] = {
     **_parameters("Manager.run", "host port unix_path ssl_context path allowed_origins on_listening tune_gc"),
     **_parameters("Manager.begin_shutdown", "returning"),
     **_parameters("Publishing.broadcast_to_room", "exclude key idempotency_key skip_history"),
+    **_parameters("Publishing.publish", "until exclude key idempotency_key skip_history"),
+    **_parameters("Publishing.subscribe", "since overflow max_messages"),
     **_parameters("Publishing.history", "limit since reverse"),
     **_parameters("Publishing.broadcast_to_rooms", "exclude"),
     **_parameters("Publishing.broadcast_to_all", "action exclude"),
     **_parameters("Publishing.send_to_connection", "action"),
     **_parameters("Publishing.send_to_user", "action"),
     **_parameters("serve_rooms", "host port unix_path ssl_context path listeners allowed_origins transport"),
-    **_parameters("Room.publish", "exclude key idempotency_key skip_history"),
+    **_parameters("Room.publish", "until exclude key idempotency_key skip_history"),
     **_parameters("Room.publish_nowait", "exclude key idempotency_key skip_history"),
     **_parameters("Room.history", "limit since reverse"),
     **_parameters("Connection.join", "since"),

@@ -10,6 +10,7 @@ from .history import history
 from .join import join
 from .join import room_to_join as room_to_join
 from .leave import leave
+from .publish import publish
 
 if TYPE_CHECKING:
     from .._dispatch import Dispatcher
@@ -25,4 +26,5 @@ AT_ONCE: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[None]]
 IN_TURN: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[Any]]]] = {
     "$history": history,
     "$join": join,
+    "$publish": publish,
 }

@@ -9,7 +9,7 @@ searched again and again. None of them is ever in a cycle.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
@@ -17,6 +17,7 @@ from .._room_options import Keep, Overflow
 from .history import HistoryItem, Position
 
 if TYPE_CHECKING:
+    from .._wire.departures import Delivery
     from .._wire.frames import Frame
 
 
@@ -30,6 +31,10 @@ class Format(Protocol):
     def marker(self, publication: Publication, /) -> Frame:
         """The frame that it gets instead if it is excluded from what is kept."""
         ...
+
+
+#: Until when a publication is waited for.
+Until = Literal["queued", "written"]
 
 
 class Report(msgspec.Struct, frozen=True, gc=False):
@@ -54,6 +59,9 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     duplicate: bool = False
     """Whether its ``idempotency_key`` has been published before. Then this publication was not, and the rest is what
     is known of the first: all of it on the node that has delivered that, else its position."""
+    written: int | None = None
+    """Of ``enqueued``, how many the system has taken to send; the others were displaced, or discarded when their
+    connection ended. None where it was not waited for, which ``until="written"`` does."""
 
     def __add__(self, other: Report) -> Report:
         return Report(
@@ -88,6 +96,8 @@ class Publication(msgspec.Struct, eq=False, gc=False):
     """What the delivery on the publisher's node did; set by ``deliver``."""
     on_delivered: Callable[[], None] | None = None
     """Called when it was delivered on the publisher's node."""
+    delivery: Delivery | None = None
+    """Told what becomes of it on the publisher's node, where somebody waits for that."""
     packed: bytes | None = None
     """The event in MessagePack, if it is known."""
     keep: Keep | None = None

@@ -18,6 +18,7 @@ import attrs
 import msgspec
 
 from .backlog import Backlog, Item
+from .departures import Delivery
 from .flusher import Flushable, Flusher
 from .frames import OVERHEAD
 from .outbox import CLOSED, DROPPED, Outbox
@@ -88,6 +89,18 @@ class FanOut:
             return Outcome(len(targets))
         idents = [ident for ident, outbox in targets.items() if closed and outbox in closed]
         return Outcome(len(targets) - dropped - len(idents), dropped, displaced, idents)
+
+    def put_watched(
+        self, item: Item, outboxes: Mapping[str, Outbox], exclude: Collection[str], delivery: Delivery
+    ) -> Outcome:
+        """As :meth:`put_all`, and ``delivery`` is told when each outbox that took the item has it no more."""
+        targets = {ident: outbox for ident, outbox in outboxes.items() if ident not in exclude}
+        refused = {ident: outbox.dropped for ident, outbox in targets.items()}
+        outcome = self.put_all(item, outboxes, exclude)
+        for ident, outbox in targets.items():
+            if outbox.dropped == refused[ident]:
+                outbox.watch(item, delivery)
+        return outcome
 
 
 def _others(outboxes: Mapping[str, Outbox], exclude: Collection[str]) -> Mapping[str, Outbox]:

@@ -20,33 +20,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 import attrs
 import trio
 
 from .._errors import ConnectionGone, MessageTooLarge, OutboxFull
 from .backlog import NOTHING, Backlog, Item, join
+from .departures import Delivery, Departures
 from .frames import OVERHEAD, Frame
 from .outbox_statistics import OutboxStatistics
+from .outlet import Outlet
 from .overflow import bounds, same_key
 
 #: Results of :meth:`Outbox.put` other than a number of displaced frames.
 DROPPED: Final = -1
 CLOSED: Final = -2
-
-
-class Outlet(Protocol):
-    """What an outbox asks of the sink that it belongs to."""
-
-    def wake(self) -> None:
-        """Something is queued, and is to be written soon."""
-
-    def blocked(self, count: int, data: bytes, taken: int) -> None:
-        """The socket has taken so many bytes of ``data``, which are those of the oldest ``count`` messages."""
-
-    def failed(self) -> None:
-        """The socket takes nothing any more."""
 
 
 @attrs.define(eq=False)
@@ -66,12 +55,12 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     __slots__ = (
         "_bounds",
+        "_departures",
         "_empty",
         "_enqueued",
         "_max_write",
         "_open",
         "_passed",
-        "_room_made",
         "_waiting",
         "_written",
         "backlog",
@@ -94,7 +83,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self._empty: Backlog | None = NOTHING
         self._bounds = bounds(max_messages, max_bytes)
         self._waiting: deque[_Ticket] | None = None
-        self._room_made: trio.lowlevel.ParkingLot | None = None
+        self._departures: Departures | None = None
         self._open = True
         # A counter is an object, too: what a flush writes of a shared backlog counts in one instead of both others.
         self._passed = 0
@@ -133,6 +122,8 @@ class Outbox(trio.abc.SendChannel[Frame]):
         if gone is None:
             self.dropped += 1
             return DROPPED
+        if gone and self._departures is not None:
+            self._departures.displaced(self._items, gone)
         for index in reversed(gone):
             self._own().remove(index)
         self.displaced += len(gone)
@@ -143,6 +134,16 @@ class Outbox(trio.abc.SendChannel[Frame]):
         """Share nothing any more with ``owner``, whose next publication is not for this outbox."""
         if self.backlog is not None and self.backlog.owner is owner:
             self._own()
+
+    def watch(self, item: Item, delivery: Delivery) -> None:
+        """Tell ``delivery`` when ``item``, which :meth:`put` has just taken in, was written or never will be."""
+        items = self._items
+        behind = next((count for count, queued in enumerate(reversed(items)) if queued is item), len(items))
+        until = self.enqueued - self.displaced - behind
+        if self.written < until:
+            self._departing().watch(item, until, delivery)
+        else:
+            delivery.written += 1  # in the fan-out itself
 
     # Private frames
 
@@ -184,9 +185,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         """Wait until :meth:`fits`; what it promises holds until the caller's next checkpoint."""
         await trio.lowlevel.checkpoint()
         while not self.fits(size):
-            if self._room_made is None:
-                self._room_made = trio.lowlevel.ParkingLot()
-            await self._room_made.park()
+            await self._departing().room_made.park()
 
     def fits(self, size: int) -> bool:
         """Whether a frame of ``size`` bytes would be queued now. Raises ConnectionGone, MessageTooLarge."""
@@ -236,7 +235,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         else:
             self._passed += count  # no copy has been made, where it would have been counted as enqueued
         self.backlog = self._empty
-        if self._waiting or self._room_made:
+        if self._waiting or self._departures is not None:
             self._make_room()
 
     def _flush_in_batches(self, send: Callable[[bytes], int]) -> None:
@@ -254,17 +253,32 @@ class Outbox(trio.abc.SendChannel[Frame]):
                 self.outlet.blocked(count, data, taken)
             else:
                 self.take_first(count)
-                self._written += count  # after it, for it may end in a flush of what it has made room for
+                self.wrote(count)  # after it, for it may end in a flush of what it has made room for
 
     def wrote(self, count: int) -> None:
         """Count messages as written that were taken before."""
         self._written += count
+        self._tell()
+
+    def gave_up(self, count: int) -> None:
+        """Count messages as discarded that were taken before. Nothing is written any more."""
+        self.discarded += count
+        if self._departures is not None:
+            self._departures.discarded()
 
     def _make_room(self) -> None:
         if self._waiting:
             self._admit_waiting()
-        if self._room_made is not None:
-            self._room_made.unpark_all()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._departures is not None and not self._departures.look(self.written):
+            self._departures = None
+
+    def _departing(self) -> Departures:
+        if self._departures is None:
+            self._departures = Departures()
+        return self._departures
 
     def leave_to_flusher(self) -> None:
         """From now on a fan-out may leave publications to the flusher, which writes without waiting."""
@@ -283,8 +297,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
             self.backlog = NOTHING
         while self._waiting:
             trio.lowlevel.reschedule(self._waiting.popleft().task)
-        if self._room_made is not None:
-            self._room_made.unpark_all()
+        self._tell()
 
     async def aclose(self) -> None:
         """As :meth:`close`."""
@@ -295,6 +308,8 @@ class Outbox(trio.abc.SendChannel[Frame]):
         """Close, and throw away what is queued; it is counted."""
         self.close()
         self.discarded += len(self._items)
+        if self._departures is not None:
+            self._departures.discarded(self._items)
         self.backlog = NOTHING
 
     # What is in it

@@ -178,8 +178,9 @@ class Sink:
     def discard(self) -> None:
         """Take in nothing more and throw away what waits; :meth:`run` returns."""
         self.outbox.discard()
-        self.outbox.discarded += self._in_hand
-        self._in_hand = 0
+        if self._in_hand:
+            self.outbox.gave_up(self._in_hand)
+            self._in_hand = 0
         self._finishing = True
         self._start_again = None
         if self._start_writer is not None:
@@ -198,7 +199,8 @@ class Sink:
                 if scope.cancelled_caught:
                     raise WriteTimedOut
         finally:
-            self.outbox.discarded += len(batch)
+            if batch:
+                self.outbox.gave_up(len(batch))
 
     async def _write_rest(self, transport: Transport) -> None:
         """What is left of a write of the flusher."""
