@@ -112,7 +112,7 @@ def default_of(owner: str, field: str) -> str:
 
 @cache
 def attributes_read() -> dict[Path, list[ast.Attribute]]:
-    """Where any attribute is read, but for the module that defines the settings."""
+    """Where any attribute is read, but for what defines the settings, and what holds others to them."""
     return {
         path: [
             node
@@ -120,7 +120,7 @@ def attributes_read() -> dict[Path, list[ast.Attribute]]:
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
         ]
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.name not in ("_config.py", "_room_options.py")
+        if path.name not in ("_config.py", "_room_options.py") and path.parent.name != "simulate"
     }
 
 
