@@ -35,7 +35,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Rooms": ("Room", "Joined", "Report", "Publication", "current_room"),
     "Messages": ("Message", "Context"),
-    "Configuration": ("Config", "Limits", "RoomOptions"),
+    "Configuration": ("Config", "Limits", "RoomOptions", "PresenceOptions"),
     "Errors": (),  # the rest of the package's own
     "trio_rooms.brokers": (),
     "trio_rooms.client": (

@@ -8,7 +8,7 @@ from functools import cache
 import attrs
 
 from program import ROOT
-from trio_rooms import Limits, Statistics
+from trio_rooms import Limits, PresenceOptions, Statistics
 
 
 def rows(page: str, *columns: str) -> list[list[str]]:
@@ -20,9 +20,11 @@ def rows(page: str, *columns: str) -> list[list[str]]:
 
 
 def table_of(cls: type[attrs.AttrsInstance]) -> list[list[str]]:
-    """The table of Limits, or of Config."""
+    """The table of Limits, of PresenceOptions, or of Config."""
     if cls is Limits:
         return rows("security.md", "limit", "default", "unit", "reaction", "metric")
+    if cls is PresenceOptions:
+        return rows("security.md", "option", "default", "unit", "reaction", "metric")
     return rows("security.md", "setting", "default", "unit", "meaning", "metric")
 
 
@@ -41,7 +43,7 @@ class Metric:
 
 @cache
 def metrics_of(cls: type[attrs.AttrsInstance]) -> dict[str, list[Metric]]:
-    """For each field of Limits or Config the metrics that are documented to count it."""
+    """For each field of Limits, PresenceOptions or Config the metrics that are documented to count it."""
     return {
         name.strip("`"): [
             Metric(field, label or None) for field, label in re.findall(r"`(\w+)(?:\{([\w:]+)\})?`", cell)

@@ -18,12 +18,17 @@ from trio_rooms import Manager, demo, serve_rooms
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 DESKTOP = (1280, 800)
+WIDE = (1080, 560)
+LOW = (1080, 400)
 PHONE = (390, 1180)  # taller than a phone, to show all of the page
 SCALE = 1.5
 
-sys.path.append(str(ROOT / "examples" / "dashboard"))
+sys.path += [str(ROOT / "examples" / example) for example in ("dashboard", "chat", "cursors", "jobs")]
 
-import dashboard  # noqa: E402 - from the folder above
+import chat  # noqa: E402 - from the folders above
+import cursors  # noqa: E402
+import dashboard  # noqa: E402
+from jobs import ROOM, Jobs, Store  # noqa: E402
 
 CONVERSATION = (
     ("Ada Lovelace", "Good morning! Two tabs, two names, one room."),
@@ -87,6 +92,84 @@ async def picture_dashboard(browser: Browser, url: str) -> None:
     await shoot(page, "dashboard-phone.png", PHONE)
 
 
+async def picture_chat(browser: Browser, url: str) -> None:
+    """Somebody who was away while another, in two tabs, went on talking."""
+    ada, grace, _ = [await browser.new_page(f"{url}?name={name}") for name in ("Ada", "Grace", "Grace")]
+    await ada.resize(*WIDE)
+    await ada.shows("#people", "2 tabs")
+
+    async def say(page: Page, text: str) -> None:
+        await page.type("#text", text)
+        await page.press("Enter")
+
+    for page, text in ((ada, "I am on the train."), (grace, "Then you will be gone in the tunnel.")):
+        await say(page, text)
+        await ada.shows(".message:not(.pending)", text)
+    await ada.set_offline(True)
+    for text in ("Are you still there?", "I will just go on."):
+        await say(grace, text)
+        await grace.shows(".message:not(.pending)", text)
+    await say(ada, "Said in the tunnel, and sent once.")
+    await ada.set_offline(False)
+    await ada.shows(".message:not(.pending)", "Said in the tunnel")
+    await ada.shows("#people", "2 tabs")
+    await grace.type("#text", "W")
+    await ada.shows("#typing", "Grace is typing")
+    await shoot(ada, "chat.png", WIDE)
+
+
+async def picture_cursors(browser: Browser, url: str) -> None:
+    """Three people on the board, one of whom moves a card."""
+    pages = [await browser.new_page(f"{url}") for _ in range(4)]
+    for page, name in zip(pages, ("You", "Grace", "Ada", "Linus"), strict=True):
+        await page.resize(*WIDE)
+        await page.shows(".card", "Move me")
+        await page.evaluate("document.querySelector('#name').select()")
+        await page.call("Input.insertText", text=name)
+        await page.press("Enter")
+        await page.shows("#people", f"{name} (you)")
+    places = ((520, 240), (860, 420), (300, 480))
+    for page, (x, y) in zip(pages[1:], places, strict=True):
+        await page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    ada = pages[2]
+    await ada.call("Input.dispatchMouseEvent", type="mouseMoved", x=970, y=300)
+    await ada.call("Input.dispatchMouseEvent", type="mousePressed", x=970, y=300, button="left", buttons=1)
+    await ada.call("Input.dispatchMouseEvent", type="mouseMoved", x=930, y=390, buttons=1)
+    await pages[0].wait_for("document.querySelector('.pointer.pressed')?.style.getPropertyValue('--x') > 0.7")
+    await pages[0].wait_for("document.querySelectorAll('.pointer').length === 3")
+    await shoot(pages[0], "cursors.png", WIDE)
+
+
+async def picture_jobs(browser: Browser, url: str, jobs: Jobs) -> None:
+    """A page that was cut off while two jobs went on."""
+
+    def go_on(*done: int) -> None:
+        for job, share in zip(jobs.store.jobs.values(), done, strict=True):
+            job.done = share
+            jobs.manager.broadcast_to_room(ROOM, job.public())
+
+    page = await browser.new_page(url)
+    await page.resize(*LOW)
+    for title in ("Index the archive", "Render the map", "Transcode the lecture"):
+        await page.type("#title", title)
+        await page.press("Enter")
+        await page.shows("#jobs b", title)
+    await page.click("[aria-label='Cancel Render the map']")
+    await page.shows(".about", "cancelled")
+    go_on(20, 12, 4)
+    await page.shows(".about", "50 %")
+    await page.set_offline(True)
+    await page.shows("#log", "Offline")
+    for done in range(21, 35):
+        go_on(done, 12, done - 16)
+    await page.set_offline(False)
+    await page.shows("#log", "Caught up")
+    await page.evaluate(
+        "document.querySelectorAll('#log time').forEach((it, i) => (it.textContent = `10:42:0${9 - 4 * i}`))"
+    )
+    await shoot(page, "jobs.png", LOW)
+
+
 async def start(page: Page, workflow: str, *, fail: bool = False) -> None:
     await page.evaluate(f"document.querySelector('#workflow').value = '{workflow}'")
     await page.evaluate(f"document.querySelector('#fail').checked = {str(fail).lower()}")
@@ -110,6 +193,15 @@ async def main() -> None:
             await picture_demo(browser, url)
         async with serve(dashboard.make_manager()) as url:
             await picture_dashboard(browser, url)
+        async with serve(chat.make_manager()) as url:
+            await picture_chat(browser, url)
+        async with serve(cursors.make_manager()) as url:
+            await picture_cursors(browser, url)
+        jobs = Jobs(Store(), speed=0.001)
+        async with serve(jobs.manager) as url, trio.open_nursery() as nursery:
+            nursery.start_soon(jobs.run)
+            await picture_jobs(browser, url, jobs)
+            nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":

@@ -1,59 +1,13 @@
-"""The client that the web pages share, in Chromium: a fake WebSocket, and timers that only the test lets pass."""
+"""The client that the web pages share: connections and requests."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
-
 import pytest
 
-from browser import Page, open_browser, requires_browser
-from trio_rooms import serve_rooms
-from trio_rooms.demo import make_manager
+from browser import requires_browser
+from client_page import open_page, run
 
 pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.time_limit(120), requires_browser]
-
-PRELUDE = """
-  const { RoomsClient } = await import("/client.js");
-  const sockets = [];
-  const timers = new Map();
-  const states = [];
-  let lastTimer = 0;
-  let online = true;
-  window.WebSocket = class {
-    static OPEN = 1;
-    readyState = 0;
-    sent = [];
-    constructor(url, protocol) { Object.assign(this, { url, protocol }); sockets.push(this); }
-    send(text) { this.sent.push(JSON.parse(text)); }
-    close() { this.closed = true; }
-    say(message) { this.onmessage({ data: JSON.stringify(message) }); }
-    welcome() { this.readyState = 1; this.say({ action: "$welcome", data: { connection: "c" } }); }
-    end(code, reason = "") { this.readyState = 3; this.onclose({ code, reason }); }
-  };
-  Math.random = () => 0.5;
-  Date.now = () => 0;
-  window.setTimeout = (act, ms) => (timers.set(++lastTimer, { act, ms }), lastTimer);
-  window.clearTimeout = (id) => timers.delete(id);
-  Object.defineProperty(navigator, "onLine", { get: () => online });
-  const pass = () => { const [[id, { act, ms }]] = timers; timers.delete(id); act(); return ms; };
-  const last = () => sockets.at(-1);
-  const client = new RoomsClient("ws://server/ws");
-  client.addEventListener("state", ({ detail }) => states.push(detail.state));
-  client.connect();
-"""
-
-
-@asynccontextmanager
-async def open_page() -> AsyncIterator[Page]:
-    async with serve_rooms(make_manager()) as server, open_browser() as browser:
-        yield await browser.new_page(f"http://127.0.0.1:{server.port}/")
-
-
-async def run(page: Page, script: str) -> Any:
-    """What a script returns that is given a client and its fakes."""
-    return await page.evaluate(f"(async () => {{ {PRELUDE} {script} }})()")
 
 
 async def test_it_comes_back_with_jitter() -> None:
@@ -111,6 +65,29 @@ async def test_the_close_code_decides() -> None:
         assert await run(page, script) == [back | {"4500": "ended", "4999": "ended"}, "ended", 1]
 
 
+async def test_a_page_may_close_it() -> None:
+    """Then nothing brings the connection back but `connect`, for which idempotent requests wait; also from a wait."""
+    script = """
+      const outcome = (promise) => promise.catch(({ code }) => code);
+      last().welcome();
+      const asked = [outcome(client.request("plain")), outcome(client.request("again", 1, { idempotent: true }))];
+      client.close();
+      dispatchEvent(new Event("online"));
+      const closed = [states.at(-1), sockets.length, timers.size, sockets[0].closed];
+      client.connect();
+      last().welcome();
+      last().say({ id: last().asked("again").id, data: "done" });
+      last().end(1006);
+      client.close();
+      return [closed, await Promise.all(asked), states.at(-1), timers.size];
+    """
+    async with open_page() as page:
+        closed, outcomes, state, timers = await run(page, script)
+        assert closed == ["closed", 1, 0, True]
+        assert outcomes == ["NOT_CONFIRMED", "done"]
+        assert (state, timers) == ("closed", 0)
+
+
 async def test_without_network_it_waits_for_it() -> None:
     """Offline it tries nothing; when there is a network again it connects at once, also from a wait."""
     script = """
@@ -151,3 +128,83 @@ async def test_requests_are_answered_or_fail() -> None:
         told = [["NOT_CONNECTED", True], {"fine": True}, ["DENIED", False], ["NOT_CONFIRMED", True]]
         assert await run(page, script) == [told, 10_000, True, "connecting"]
         assert page.errors == []
+
+
+async def test_what_the_server_asks_is_answered() -> None:
+    """With what the page's function returns, or the error that it throws for the server; no other error's text."""
+    script = """
+      const { RequestError } = await import("/client.js");
+      console.error = () => {};
+      client.answer("add", async ({ a, b }) => a + b);
+      client.answer("nothing", () => {});
+      client.answer("refuse", () => { throw new RequestError("BUSY", "not now", true); });
+      client.answer("fail", () => { throw new Error("secret"); });
+      let slow;
+      client.answer("slow", () => new Promise((resolve) => (slow = resolve)));
+      last().welcome();
+      for (const action of ["add", "nothing", "refuse", "fail", "unknown", "slow"]) {
+        last().say({ action, data: { a: 1, b: 2 }, id: action });
+        await settled();
+      }
+      const old = last();
+      old.end(1006);
+      pass();
+      slow("too late");
+      await settled();
+      return [old.sent, last().sent];
+    """
+    async with open_page() as page:
+        answers, late = await run(page, script)
+        assert answers[:3] == [
+            {"id": "add", "data": 3},
+            {"id": "nothing", "data": None},
+            {"id": "refuse", "error": {"code": "BUSY", "message": "not now", "temporary": True}},
+        ]
+        assert [(it["id"], it["error"]["code"]) for it in answers[3:]] == [
+            ("fail", "INTERNAL"),
+            ("unknown", "UNKNOWN_ACTION"),
+        ]
+        assert "secret" not in str(answers)
+        assert late == []
+
+
+async def test_an_idempotent_request_is_sent_again() -> None:
+    """By each connection until it is answered, also one that was made while there was none; not after the end."""
+    script = """
+      const outcome = (promise) => promise.catch(({ code }) => code);
+      const one = outcome(client.request("one", 1, { idempotent: true }));
+      last().welcome();
+      const two = outcome(client.request("two", 2, { idempotent: true }));
+      const plain = outcome(client.request("plain", 3));
+      last().end(1006);
+      pass();
+      last().welcome();
+      const again = last().sent;
+      last().say({ id: again[0].id, data: "done" });
+      last().end(4500);
+      const late = outcome(client.request("late", 4, { idempotent: true }));
+      const outcomes = await Promise.all([one, two, plain, late]);
+      return [sockets[0].sent.map(({ action }) => action), again, outcomes, timers.size];
+    """
+    async with open_page() as page:
+        first, again, outcomes, timers = await run(page, script)
+        assert first == ["one", "two", "plain"]
+        assert [(it["action"], it["data"]) for it in again] == [("one", 1), ("two", 2)]
+        assert outcomes == ["done", "NOT_CONFIRMED", "NOT_CONFIRMED", "NOT_CONNECTED"]
+        assert timers == 0
+
+
+async def test_what_is_only_told_is_sent_or_not() -> None:
+    """Not before the welcome, not without a connection, and not on a line that is slow."""
+    script = """
+      const sent = [client.send("point", 1)];
+      last().welcome();
+      sent.push(client.send("point", 2));
+      last().bufferedAmount = 5000;
+      sent.push(client.send("point", 3));
+      last().end(1006);
+      sent.push(client.send("point", 4));
+      return [sent, sockets[0].sent];
+    """
+    async with open_page() as page:
+        assert await run(page, script) == [[False, True, False, False], [{"action": "point", "data": 2}]]

@@ -23,7 +23,7 @@ import trio_rooms
 from limit_tables import metrics_of, table_of
 from markdown import PAGES, assert_as_printed, fences, fragments
 from program import ROOT, open_websocket, run_program
-from trio_rooms import ActionError, Config, JoinError, Limits, Statistics
+from trio_rooms import ActionError, Config, JoinError, Limits, PresenceOptions, Statistics
 from trio_rooms._counters import Limited
 from trio_rooms._wire.head import Reason
 
@@ -149,9 +149,9 @@ def test_every_page_is_listed() -> None:
     assert sorted(found) == sorted(page.name for page in PAGES if page.parent.name == "docs")
 
 
-@pytest.mark.parametrize("cls", [Limits, Config])
+@pytest.mark.parametrize("cls", [Limits, Config, PresenceOptions])
 def test_tables_of_defaults(cls: type[attrs.AttrsInstance]) -> None:
-    """docs/security.md has each field of Limits and Config once, in order, with its default."""
+    """docs/security.md has each field of Limits, Config and PresenceOptions once, in order, with its default."""
     documented = [(name.strip("`"), default) for name, default, *_ in table_of(cls)]
     assert documented == [(field.name, printed_default(field)) for field in attrs.fields(cls)]
 
@@ -185,7 +185,12 @@ def test_metrics() -> None:
         "closes": {"server:4008"},
         **{field.name: {None} for field in attrs.fields(Statistics) if field.type == "int"},
     }
-    documented = [metric for cls in (Limits, Config) for metrics in metrics_of(cls).values() for metric in metrics]
+    documented = [
+        metric
+        for cls in (Limits, Config, PresenceOptions)
+        for metrics in metrics_of(cls).values()
+        for metric in metrics
+    ]
     for metric in documented:
         assert metric.label in labels[metric.field], metric
     assert all(metrics_of(Limits).values())

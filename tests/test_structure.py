@@ -43,6 +43,7 @@ EXPORTS: dict[str, list[str]] = {
         "Denied",
         "DuplicateId",
         "EncodingError",
+        "EntryTooLarge",
         "HandshakeRequest",
         "Headers",
         "HistoryItem",
@@ -60,6 +61,7 @@ EXPORTS: dict[str, list[str]] = {
         "OutboxFull",
         "OutboxStatistics",
         "Position",
+        "PresenceOptions",
         "Publication",
         "Refuse",
         "Report",
@@ -147,7 +149,9 @@ EXPORTS: dict[str, list[str]] = {
     ],
 }
 
-FOUNDATION = frozenset({"_errors", "_config", "_room_options", "_validators", "_identity", "_chance"})
+FOUNDATION = frozenset(
+    {"_errors", "_config", "_room_options", "_presence_options", "_validators", "_identity", "_chance"}
+)
 
 #: What an area (a module or folder right below the package) may import besides itself. Joints, the
 #: private modules that are not listed, may import everything private; USERS only what is public.
@@ -157,7 +161,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "_validators": frozenset(),
     "_chance": frozenset(),
     "_config": frozenset({"_errors", "_validators"}),
-    "_room_options": frozenset({"_errors", "_validators"}),
+    "_presence_options": frozenset({"_errors", "_validators"}),
+    "_room_options": frozenset({"_errors", "_presence_options", "_validators"}),
     "_wire": FOUNDATION,
     "_rooms": FOUNDATION,
     "_messages": FOUNDATION,
@@ -172,6 +177,8 @@ USERS = frozenset({"testing", "cli", "demo"})
 #: Known by name only, for annotations under TYPE_CHECKING; each with its reason.
 KNOWN_AS_TYPES: dict[tuple[str, str], str] = {
     ("_room_options", "_connection"): "RoomOptions.authorize is called with one",
+    ("_presence_options", "_connection"): "PresenceOptions.entry is called with one",
+    ("_presence_options", "_room"): "and with the room, as PresenceOptions.fetch is",
     ("_rooms", "_wire"): "a publication keeps its frames, which the rooms never look into",
     ("middleware", "_onion"): "middleware is called with a Context",
     ("middleware", "_registry"): "and with a CallNext",
@@ -340,7 +347,9 @@ def absolute_imports(path: Path) -> Iterator[tuple[str, str | None]]:
                 yield node.module or "", alias.name
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT / "examples"))
+)
 def test_examples_use_only_public_names(path: Path) -> None:
     """An example is written with what the package exports, and needs nothing that does not come with it."""
     neighbours = {other.stem for other in path.parent.glob("*.py")}

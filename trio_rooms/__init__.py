@@ -25,6 +25,7 @@ from ._errors import DeadlineExceeded as DeadlineExceeded
 from ._errors import Denied as Denied
 from ._errors import DuplicateId as DuplicateId
 from ._errors import EncodingError as EncodingError
+from ._errors import EntryTooLarge as EntryTooLarge
 from ._errors import HookTimeout as HookTimeout
 from ._errors import InternalError as InternalError
 from ._errors import JoinError as JoinError
@@ -51,6 +52,7 @@ from ._manager import Manager as Manager
 from ._manager import serve_rooms as serve_rooms
 from ._messages.envelope import Message as Message
 from ._onion import Context as Context
+from ._presence_options import PresenceOptions as PresenceOptions
 from ._room import Room as Room
 from ._room_options import RoomOptions as RoomOptions
 from ._rooms.history import HistoryItem as HistoryItem

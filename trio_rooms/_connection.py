@@ -20,6 +20,7 @@ from ._dispatch import Dispatcher
 from ._errors import ConnectionGone, OutboxFull, UsageError
 from ._formats import FORMATS
 from ._from_request import FromRequest
+from ._go_names import GoNames
 from ._hooks import HookQueue
 from ._identity import Identity
 from ._joining import Joined, LeaveReason
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Connection(FromRequest, Restorable, Sending):
+class Connection(FromRequest, Restorable, Sending, GoNames):
     """One client. Given to handlers, hooks and middleware; not made by programs."""
 
     # There are many of them, and most of the time most of them do nothing: what not each of them needs at any time is
@@ -186,6 +187,14 @@ class Connection(FromRequest, Restorable, Sending):
         """
         return self._memberships.joined(room)
 
+    def set_presence(self, room: str, data: object) -> None:
+        """Replace the data of its entry in the presence of a room: a mapping, of which a copy is kept as JSON has it.
+
+        The members are told with the next push. Raises :exc:`Denied` unless it is a member of a room with presence,
+        :exc:`EntryTooLarge`, :exc:`EncodingError`, and :exc:`UsageError` for what is no mapping.
+        """
+        self._memberships.set_presence(room, data)
+
     async def read_json(self, type: type[T] | Any = Any) -> Any:
         """The next message that no handler takes, whole, as ``type``. For ``manager.session`` only.
 
@@ -244,22 +253,6 @@ class Connection(FromRequest, Restorable, Sending):
     def statistics(self) -> OutboxStatistics:
         """What waits in its outbox, and what went through it."""
         return self.outbox.statistics()
-
-    def get_subscriptions(self) -> list[str]:
-        """The names of its rooms; the Go package's name for :attr:`rooms`."""
-        return list(self.rooms)
-
-    def is_subscribed(self, room: str) -> bool:
-        """Whether it is in a room; the Go package's name for ``room in conn.rooms``."""
-        return room in self.rooms
-
-    def set_metadata(self, key: str, value: Any) -> None:
-        """Set a value in :attr:`metadata`."""
-        self.metadata[key] = value
-
-    def get_metadata(self, key: str, default: Any = None) -> Any:
-        """A value of :attr:`metadata`, or ``default``."""
-        return self.metadata.get(key, default)
 
     # What follows is for the library.
 

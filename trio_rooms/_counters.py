@@ -25,6 +25,8 @@ Limited = Literal[
     "max_rooms_per_connection",
     "max_sessions",
     "message_timeout",
+    "presence_bytes",
+    "presence_entry_bytes",
     "read_ahead_bytes",
     "session_messages",
     "subscription_bytes",
@@ -75,6 +77,12 @@ class Statistics:
     """Messages never written because their connection ended first."""
     dropped: int
     """Publications that outboxes refused."""
+    presence_entries: int
+    """Entries in the presence of rooms, those of users in their grace among them."""
+    presence_pushes: int
+    """Pushes of changes in the presence of a room, each to all members that can be told."""
+    presence_resyncs: int
+    """Times that a member was sent the whole presence later on, because its outbox had had no room."""
     repeated: int
     """Deliveries that the broker had made before, or of a stream that has been followed by another."""
     insufficient: int
@@ -103,6 +111,11 @@ class Counters:
     displaced: int = 0
     discarded: int = 0
     dropped: int = 0
+    presence_entries: int = 0
+    presence_pushes: int = 0
+    presence_resyncs: int = 0
+    told_online: int = 0
+    """Users whose ``on_user_online`` has been called, and ``on_user_offline`` not yet; once for each room."""
     repeated: int = 0
     insufficient: int = 0
     sessions_restored: int = 0

@@ -21,7 +21,7 @@
         ├── JoinError             a join did not happen
         │   └── BadRoom, RoomNotFound, RoomFull, RoomFailed, RoomClosed, TooManyRooms, Denied
         ├── UnrecoverablePosition a position that is not in the room's stream
-        └── RequestCancelled, DeadlineExceeded, Busy, InternalError
+        └── EntryTooLarge, RequestCancelled, DeadlineExceeded, Busy, InternalError
 
 What a client is told is a code and a fixed text. The text of any other exception
 stays in the log (invariant 9), unless the manager was made with ``debug=True``.
@@ -221,6 +221,13 @@ class Busy(_CodedError):
     _CODE = "BUSY"
     _MESSAGE = "too many requests in flight"
     _TEMPORARY = True
+
+
+class EntryTooLarge(_CodedError):
+    """An entry of a room's presence is larger than ``max_entry_bytes``, or does not fit into ``max_bytes``."""
+
+    _CODE = "ENTRY_TOO_LARGE"
+    _MESSAGE = "the entry is too large"
 
 
 class RequestCancelled(_CodedError):

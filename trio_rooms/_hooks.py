@@ -40,6 +40,8 @@ HookName = Literal[
     "on_room_open",
     "on_room_close",
     "on_session_expired",
+    "on_user_online",
+    "on_user_offline",
 ]
 
 Hook = Callable[..., Any]
@@ -86,6 +88,14 @@ async def call_hook(hook: Hook, *args: object, timeout: float, scope: trio.Cance
         await result
     if own.cancelled_caught:
         raise _too_long(hook, timeout)
+
+
+async def ask(hook: Hook, *args: object, timeout: float) -> Any:  # noqa: ASYNC109 - as above
+    """As :func:`call_hook`, of a function whose result is wanted."""
+    with trio.move_on_after(timeout), own_cancellations_only():
+        result = hook(*args)
+        return await result if is_awaitable(result) else result
+    raise _too_long(hook, timeout)
 
 
 async def _await_within(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._connection import Connection
     from ._membership import Memberships
     from ._room import Room
+    from ._rooms.attendance import Entry
 
 #: Why a membership, or a join whose hooks had begun, ended.
 LeaveReason = Literal["left", "kicked", "closed", "disconnected", "vetoed", "cancelled"]
@@ -51,6 +52,8 @@ class Place:
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     """Around everything that can wait; cancelled by the end of the connection."""
     room: Room | None = None
+    entry: Entry | None = None
+    """Of the room's presence, if it has one."""
     hooks_begun: bool = False
     hooks_over: bool = False
     released: LeaveReason | None = None
@@ -76,8 +79,10 @@ class Joining:
     _too_much: bool = False
 
     def outcome(self) -> Joined:
-        """What it would be if it began now. Raises if the place has been released."""
+        """What it would be if it began now. Raises if the place has been released, or the presence has no room."""
         self._place.check()
+        if self.joined.room._presence is not None and self._place.entry is not None:
+            self.joined.room._presence.check_room_for(self._place.entry)
         if self.recovery is not None:
             caught = self.recovery.caught()
             self._too_much = caught.too_much
@@ -95,14 +100,16 @@ class Joining:
         self._memberships._begin(room, self.joined.position)
         self._memberships._joined(room.name)
         self.begun = True
+        if room._presence is not None and self._place.entry is not None:
+            room._presence.enter(self._memberships._conn, self._place.entry)
 
     def begin_and_push(self) -> None:
         """Begin, and send what is recovered as publications; what does not fit into the outbox now is not recovered."""
         joined = self.outcome()
         frames = [self._frame(item) for item in joined.publications]
         conn = self._memberships._conn
-        if not _has_room_for(conn, frames):
-            joined = self.joined = attrs.evolve(joined, recovered=False, publications=())
+        if frames and not _has_room_for(conn, frames):
+            self.joined = attrs.evolve(joined, recovered=None if joined.recovered is None else False, publications=())
             self._too_much = True
             frames = []
         for frame in frames:

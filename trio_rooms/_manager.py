@@ -21,6 +21,7 @@ from ._context import current_connection, current_room
 from ._errors import AlreadyServing, NotServing, UsageError
 from ._joining import Joined
 from ._node import Node
+from ._presence import check_presence
 from ._publishing import Publishing
 from ._registrar import Registrar
 from ._registry import Middleware
@@ -109,6 +110,7 @@ class Manager(Registrar, Publishing):
         """
         if self._registry.frozen:
             raise AlreadyServing("this manager is being served")
+        check_presence(self._registry.patterns, self.config.limits)
         self._registry.freeze(True)
         try:
             await serve(

@@ -22,6 +22,7 @@ from ._authorising import authorised
 from ._errors import (
     ActionError,
     ConnectionGone,
+    Denied,
     JoinError,
     RoomFull,
     TooManyRooms,
@@ -220,6 +221,9 @@ class Memberships:
                 await self._conn._hooks.run("on_join_room", self._conn, room)
             place.hooks_over = True
             place.check()
+            if room._presence is not None:
+                what = "entry of the presence"
+                place.entry = await room._presence.first_entry(self._conn)
             what = "the broker's subscribe"
             await self._node.subscribe(room.name)
         except (ActionError, ConnectionGone):
@@ -252,6 +256,8 @@ class Memberships:
     def _vacate(self, room: Room, reason: LeaveReason | None) -> None:
         """Give up a membership or a reserved place; with a reason, tell the hooks."""
         room._roster.remove(self._conn.id)
+        if room._presence is not None:
+            room._presence.leave(self._conn, reason)
         if room._stream is not None:
             room._stream.leave(self._conn)
         if reason is not None:
@@ -274,6 +280,13 @@ class Memberships:
             self._scoped.pop(name, None)
         self._vacate(room, reason)
         return True
+
+    def set_presence(self, name: str, data: object) -> None:
+        """Replace the data of the entry in a room's presence."""
+        room = self.rooms.get(name)
+        if room is None or room._presence is None:
+            raise Denied("not a member of a room with presence")
+        room._presence.update(self._conn, data)
 
     def lasting(self) -> list[str]:
         """The rooms that it is in for longer than a block."""

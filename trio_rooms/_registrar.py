@@ -133,6 +133,23 @@ class Registrar:
         """
         return self._hook("on_session_expired", hook)
 
+    def on_user_online(self, hook: F) -> F:
+        """``on_user_online(room, user)``: a user's first connection has joined a room that has presence.
+
+        More connections of the same user are no news, nor is one that comes back within its ``grace``. The hooks of
+        one room run one after another; each call is followed by one of :meth:`on_user_offline` for the same user
+        before there is another, and who comes and goes before its turn is not mentioned. What it raises is reported.
+        """
+        return self._hook("on_user_online", hook)
+
+    def on_user_offline(self, hook: F) -> F:
+        """``on_user_offline(room, user)``: once for each ``on_user_online``, when the user has no connection left.
+
+        That is when the last one has left or was removed, when its ``grace`` is over after the last one has ended, and
+        when the room closes; then it stands before ``on_room_close``. What it raises is reported.
+        """
+        return self._hook("on_user_offline", hook)
+
     def authenticate(self, function: A) -> A:
         """``async def authenticate(request) -> Identity | None``, asked before the upgrade.
 

@@ -8,11 +8,12 @@ that has neither hooks, nor tasks, nor a linger time is only an entry in a dict;
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._context import enter_room
-from ._errors import RoomClosed, RoomFailed
+from ._errors import RoomClosed, RoomFailed, UsageError
+from ._presence import RoomPresence
 from ._room_options import RoomOptions
 from ._room_stream import RoomStream
 from ._room_task import RoomTask
@@ -46,8 +47,10 @@ class Room:
         self._stream = None if self._keep is None else RoomStream(self)
         self._failed = False
         self._task: RoomTask | None = None
+        self._presence = None if options.presence is None else RoomPresence(self, options.presence)
         hooks = node.registry.hooks
-        if options.linger or hooks["on_room_open"] or hooks["on_room_close"] or name in node.closing_rooms:
+        has_hooks = hooks["on_room_open"] or hooks["on_room_close"]
+        if options.linger or has_hooks or self._presence is not None or name in node.closing_rooms:
             self._start_task()
 
     def __repr__(self) -> str:
@@ -61,6 +64,17 @@ class Room:
     def __contains__(self, conn: object) -> bool:
         member = self._roster.members.get(getattr(conn, "id", ""))
         return member is not None and member is conn
+
+    @property
+    def presence(self) -> Mapping[str, tuple[Mapping[str, Any], ...]]:
+        """The users in the room on this node, each with an entry for each connection; a copy, of now.
+
+        Members are told the same a little later, see ``PresenceOptions.interval``. Users in their grace are among them.
+        Raises :exc:`UsageError` where the room's options have no presence.
+        """
+        if self._presence is None:
+            raise UsageError(f"the options of room {self.name!r} have no presence")
+        return self._presence.users()
 
     async def publish(
         self,
@@ -194,10 +208,20 @@ class Room:
         """A member or a reserved place has gone; the last one ends the room, now or after ``linger``."""
         if self.closed or not self._roster.empty:
             return
-        if self._task is None or not self.options.linger:
+        if self._task is None or not self._linger:
             self._retire()
         else:
             self._task.vacated()
+
+    @property
+    def _linger(self) -> float:
+        """Seconds that the room outlives its last member."""
+        return self.options.linger if self._presence is None else max(self.options.linger, self._presence.lingers)
+
+    def _grace_over(self) -> None:
+        """A user's grace has ended, for which the room may have lived on."""
+        if self._roster.empty and self._task is not None:
+            self._task.linger_changed()
 
     def _occupied(self) -> None:
         """A place was reserved."""
@@ -211,6 +235,8 @@ class Room:
         self.closed = True
         del self._node.rooms[self.name]
         self._node.unsubscribe(self.name)
+        if self._presence is not None:
+            self._presence.end()
         if self._task is not None:
             self._node.closing_rooms[self.name] = self
             self._task.closed()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 from attrs import validators
 
+from ._presence_options import PresenceOptions
 from ._validators import count, flag_or_function, not_negative, positive, whole
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class RoomOptions:
     authorize: Authorize | None = attrs.field(default=None, validator=validators.optional(validators.is_callable()))
     """Asked when a client joins by ``$join``. None (default): such joins are ``DENIED``; a join that a handler
     makes is the program's own decision and is not asked about."""
+
+    presence: PresenceOptions | None = attrs.field(
+        default=None, validator=validators.optional(validators.instance_of(PresenceOptions))
+    )
+    """How the members are told who is in the room. None (default): not at all, and nothing is kept."""
 
     allow_publish: AllowPublish | bool = attrs.field(default=False, validator=flag_or_function)
     """Asked when a member publishes by ``$publish``. False (default): that is ``DENIED``. True: any member may publish

@@ -48,6 +48,10 @@ class RoomTask:
         self._empty_since = trio.current_time()
         self._changed.set()
 
+    def linger_changed(self) -> None:
+        """The linger time is another one than it was."""
+        self._changed.set()
+
     def closed(self) -> None:
         """The room was closed."""
         self._changed.set()
@@ -108,12 +112,14 @@ class RoomTask:
             while self._to_start:
                 function, args = self._to_start.pop(0)
                 nursery.start_soon(self._run_task, function, args, name=function)
-            with trio.move_on_at(self._empty_since + self._room.options.linger):
+            with trio.move_on_at(self._empty_since + self._room._linger):
                 await self._changed.wait()
-            if trio.current_time() >= self._empty_since + self._room.options.linger:
+            if trio.current_time() >= self._empty_since + self._room._linger:
                 self._room._retire()
 
     async def _call_close_hooks(self) -> None:
+        if self._room._presence is not None:
+            await self._room._presence.settle()
         what = f"on_room_close of {self._room.name!r}"
         # A little longer than the hook's own timeout, so that it is this one that is seen to pass.
         seconds = self._node.config.hook_timeout + 1

@@ -125,6 +125,9 @@ class Server:
             displaced=counters.displaced + sum(outbox.displaced for outbox in outboxes),
             discarded=counters.discarded + sum(outbox.discarded for outbox in outboxes),
             dropped=counters.dropped + sum(outbox.dropped for outbox in outboxes),
+            presence_entries=counters.presence_entries,
+            presence_pushes=counters.presence_pushes,
+            presence_resyncs=counters.presence_resyncs,
             repeated=counters.repeated,
             insufficient=counters.insufficient,
             sessions_kept=0 if node.sessions is None else node.sessions.kept,
@@ -136,7 +139,8 @@ class Server:
     def assert_quiescent(self) -> None:
         """Assert that nothing is left. For tests, after ``serve`` has returned.
 
-        Raises AssertionError naming every connection, room, handshake, user entry, session and task that remains.
+        Raises AssertionError naming every connection, room, handshake, user entry, session and task that remains, and
+        how many entries of presence.
         """
         node = self._node
         left = [
@@ -152,6 +156,10 @@ class Server:
         if not self._over.is_set():
             left.append("serve itself")
         counters = node.counters
+        if counters.presence_entries:
+            left.append(f"{counters.presence_entries} entries of presence")
+        if counters.told_online:
+            left.append(f"{counters.told_online} users that are still online")
         lost = counters.enqueued - counters.written - counters.displaced - counters.discarded
         if not node.connections and lost:
             left.append(f"{lost} messages that are accounted for nowhere")

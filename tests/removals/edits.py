@@ -21,6 +21,7 @@ HOLDERS = {
     "Config": {"config"},
     "Limits": {"limits", "_limits"},
     "RoomOptions": {"options"},
+    "PresenceOptions": {"_settings"},
     "ClientConfig": {"settings", "_settings"},
 }
 
@@ -120,7 +121,8 @@ def attributes_read() -> dict[Path, list[ast.Attribute]]:
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
         ]
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.name not in ("_config.py", "_room_options.py") and path.parent.name != "simulate"
+        if path.name not in ("_config.py", "_room_options.py", "_presence_options.py")
+        and path.parent.name != "simulate"
     }
 
 

@@ -17,11 +17,11 @@ from typing import TypeGuard
 import attrs
 
 import trio_rooms
-from trio_rooms import Config, Limits, Manager, RoomOptions
+from trio_rooms import Config, Limits, Manager, PresenceOptions, RoomOptions
 from trio_rooms.cli import make_parser
 from trio_rooms.client import ClientConfig
 
-SETTINGS = (Config, Limits, RoomOptions, ClientConfig)
+SETTINGS = (Config, Limits, RoomOptions, PresenceOptions, ClientConfig)
 
 #: The class whose public methods register what the program brings: hooks, handlers, middleware and the like.
 REGISTRAR = next(base for base in Manager.__mro__ if base.__name__ == "Registrar")

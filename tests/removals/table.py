@@ -3,8 +3,8 @@
 A name without an entry, and an entry without something of that name, is an error, so whoever adds an option, a hook, a
 setting or a limit adds a line here:
 
-- a field of Config, Limits, RoomOptions or ClientConfig: its name under ``_fields`` (edit ``Unread``: where ``config``,
-  ``limits``, ``options`` or ``settings`` are read, the default is read instead);
+- a field of Config, Limits, RoomOptions, PresenceOptions or ClientConfig: its name under ``_fields`` (edit ``Unread``:
+  where ``config``, ``limits``, ``options`` or ``settings`` are read, the default is read instead);
 - a parameter with a default: its name under ``_parameters`` (edit ``Ignored``: the default replaces what was given);
 - something to register: a line with ``Unregistered``, and what the method returns, if anything;
 - an option of the command: a line with ``Unparsed``;
@@ -51,17 +51,18 @@ REMOVALS: dict[str, Edit] = {
     ),
     **_fields(
         "RoomOptions",
-        "capacity overflow linger authorize allow_publish history_size recovery fill allow_history",
+        "capacity overflow linger authorize allow_publish presence history_size recovery fill allow_history",
     ),
     "RoomOptions.history_bytes": Rewrite("_room_options.py", "self.history_bytes, ", "1 << 20, "),
     "RoomOptions.history_ttl": Rewrite("_room_options.py", "self.history_ttl, self", "300.0, self"),
     "RoomOptions.history_meta_ttl": Rewrite("_room_options.py", "self.history_meta_ttl)", "86_400.0)"),
+    **_fields("PresenceOptions", "entry fetch interval grace max_entry_bytes max_bytes"),
     **_parameters("Sending.send", "action"),
     **_parameters("Sending.send_nowait", "action"),
     **_parameters("Sending.request", "data type"),
     **_parameters("Connection.read_json", "type"),
     **_parameters("Connection.close", "code reason"),
-    **_parameters("Connection.get_metadata", "default"),
+    **_parameters("GoNames.get_metadata", "default"),
     **_parameters("ActionError.__init__", "message temporary"),
     **_parameters("_CodedError.__init__", "message"),
     **_parameters("Refuse.__init__", "code"),
@@ -106,7 +107,7 @@ REMOVALS: dict[str, Edit] = {
     **_parameters("ClientEnded.__init__", "reason status"),
     **_parameters("logger", "level"),
     **_parameters("recovery", "close"),
-    **_parameters("LaggingBroker.__init__", "delay confirm bound"),
+    **_parameters("LaggingBroker.__init__", "delay confirm bound step"),
     **_parameters("LaggingBroker.run", "task_status"),
     **_parameters("TestClient.__init__", "subprotocol headers trailing auto_pong"),
     **_parameters("TestClient.connect", "path host headers subprotocol auto_pong"),
@@ -143,6 +144,8 @@ REMOVALS: dict[str, Edit] = {
     "Registrar.on_room_open": Unregistered("hook"),
     "Registrar.on_room_close": Unregistered("hook"),
     "Registrar.on_session_expired": Unregistered("hook"),
+    "Registrar.on_user_online": Unregistered("hook"),
+    "Registrar.on_user_offline": Unregistered("hook"),
     "Registrar.authenticate": Unregistered("function"),
     "Registrar.session": Unregistered("function"),
     "Registrar.use": Unregistered(),
@@ -166,5 +169,7 @@ REMOVALS: dict[str, Edit] = {
 FIRST: dict[str, tuple[str, ...]] = {
     **{name: ("tests/test_limits.py",) for name in REMOVALS if name.startswith("Limits.")},
     **{name: ("tests/testing/test_raw.py",) for name in REMOVALS if name.startswith("client_frame(")},
+    "Registrar.on_user_online": ("tests/test_user_events.py",),
+    "Registrar.on_user_offline": ("tests/test_user_events.py",),
     "trio-rooms --certfile": ("tests/test_cli.py::test_tls",),
 }

@@ -11,6 +11,7 @@ from .join import join
 from .join import join_reply as join_reply
 from .join import room_to_join as room_to_join
 from .leave import leave
+from .presence import presence
 from .publish import publish
 from .session import returning as returning
 from .session import session
@@ -29,6 +30,7 @@ AT_ONCE: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[None]]
 IN_TURN: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[Any]]]] = {
     "$history": history,
     "$join": join,
+    "$presence": presence,
     "$publish": publish,
     "$session": session,
 }

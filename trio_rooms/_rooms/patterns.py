@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 import attrs
@@ -18,6 +19,10 @@ class Patterns:
     def add(self, pattern: str, options: RoomOptions) -> None:
         """Append a pattern; it applies to names that no earlier pattern matches."""
         self._patterns.append((pattern, options))
+
+    def __iter__(self) -> Iterator[tuple[str, RoomOptions]]:
+        """The patterns in their order."""
+        return iter(self._patterns)
 
     @property
     def keeps_history(self) -> bool:
