@@ -13,7 +13,18 @@ from trio.testing import MockClock, assert_checkpoints
 from certificates import certificates
 from hall import Guest, Hall, attempt, hall, settle
 from listeners import MemoryListener
-from trio_rooms import BadRoom, Config, Connection, Limits, Manager, NotServing, Report, UsageError, serve_rooms
+from trio_rooms import (
+    BadRoom,
+    Config,
+    Connection,
+    Limits,
+    Manager,
+    NotServing,
+    Position,
+    Report,
+    UsageError,
+    serve_rooms,
+)
 from trio_rooms.testing import LaggingBroker, TestClient
 
 LIMIT = 8
@@ -36,8 +47,16 @@ async def member_of(guest: Guest, room: str) -> Guest:
     return guest
 
 
-def written(enqueued: int, count: int, *, dropped: int = 0, closed: int = 0, displaced: int = 0) -> Report:
-    return Report(True, enqueued, dropped, closed, displaced, written=count)
+def written(
+    enqueued: int,
+    count: int,
+    *,
+    dropped: int = 0,
+    closed: int = 0,
+    displaced: int = 0,
+    position: Position | None = None,
+) -> Report:
+    return Report(True, enqueued, dropped, closed, displaced, position, written=count)
 
 
 @pytest.fixture(params=["native", "trio-websocket"])
@@ -197,6 +216,65 @@ async def test_s3_the_publisher_is_cancelled(transport: Any, autojump_clock: Moc
         assert await slow.client.receive_json() == "hi"
         await slow.client.receive_nothing(1)
         assert await room.publish("ho", until="written") == written(2, 2)
+
+
+async def test_s3_a_repeat(autojump_clock: MockClock) -> None:
+    """S3: a repeat with the same key is not published, waits for nobody, and has the report of the first one."""
+    manager = slow_manager()
+    async with hall(manager) as served:
+        slow, stream = await served.enter_faulty()
+        room = (await slow.conn.join("r")).room
+        stream.stall_sending()
+        with trio.move_on_after(5):
+            await room.publish("hi", until="written", idempotency_key="k")
+        repeat = await room.publish("hi", until="written", idempotency_key="k")
+        assert repeat == Report(True, 1, duplicate=True)
+        stream.resume_sending()
+        assert await slow.client.receive_json() == "hi"
+        await slow.client.receive_nothing(1)
+        first = await room.publish("ho", until="written", idempotency_key="k2")
+        assert first == written(1, 1)
+        repeat = await room.publish("ho", until="written", idempotency_key="k2")
+        assert repeat == Report(True, 1, duplicate=True, written=1)
+
+
+@pytest.mark.parametrize("broker", [pytest.param(lambda: None, id="memory"), LaggingBroker])
+async def test_a_room_with_history(broker: Any, autojump_clock: MockClock) -> None:
+    """In a room with history it is the same, with a position; who is excluded gets a marker and is not waited for."""
+    manager = Manager(broker=broker(), config=Config(write_timeout=1e6, ping_interval=1e6))
+    manager.room("r", history_size=10)
+    async with hall(manager) as served, trio.open_nursery() as nursery:
+        quick = await member_of(await served.enter(v1=True), "r")
+        slow, stream = await served.enter_faulty()
+        await slow.conn.join("r")
+        stream.stall_sending()
+        report = await manager.publish("r", 1, until="written", exclude=[slow.conn])
+        assert report == written(1, 1, position=report.position)
+        assert report.position is not None
+        publishing = attempt(nursery, partial(manager.publish, "r", 2, until="written"))
+        await trio.sleep(10)
+        assert not publishing.over.is_set()
+        stream.resume_sending()
+        await publishing.over.wait()
+        assert publishing.result == written(2, 2, position=publishing.result.position)
+        assert [(await quick.client.receive_json())["data"] for _ in range(2)] == [1, 2]
+        assert await slow.client.receive_json() == 2
+
+
+async def test_what_the_broker_has_lost(autojump_clock: MockClock) -> None:
+    """An event that is never delivered here is waited for no longer than until that is known."""
+    broker = LaggingBroker()
+    manager = Manager(broker=broker)
+    manager.room("r", history_size=10)
+    async with hall(manager) as served, trio.open_nursery() as nursery:
+        await member_of(await served.enter(), "r")
+        broker.losing = 1
+        lost = attempt(nursery, partial(manager.publish, "r", 1, until="written"))
+        await settle()
+        assert (await manager.publish("r", 2, until="written")).written == 1
+        await lost.over.wait()
+        assert lost.result.final is False
+        assert lost.result.written is None
 
 
 async def test_many_publishers_in_their_order(transport: Any, autojump_clock: MockClock) -> None:

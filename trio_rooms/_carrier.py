@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import attrs
 import msgspec
 import trio
@@ -26,15 +30,26 @@ _MAX_REPORTS = 10_000
 class _Waiting:
     """A publication whose delivery is waited for."""
 
-    publication: Publication
     over: trio.Event = attrs.field(factory=trio.Event)
     position: Position | None = None
     """As the broker has confirmed it."""
+    confirmed_at: float = math.inf
 
-    def is_behind(self, position: Position) -> bool:
+    def is_behind(self, position: Position | None) -> bool:
         """Whether it should have been delivered before what stands there."""
         own = self.position
-        return own is not None and (own.epoch != position.epoch or own.offset < position.offset)
+        return (
+            own is not None and position is not None and (own.epoch != position.epoch or own.offset < position.offset)
+        )
+
+
+@attrs.define(eq=False)
+class _Awaited:
+    """What is waited for in one room."""
+
+    waiting: dict[_Waiting, None] = attrs.field(factory=dict)
+    passed: Position | None = None
+    """Where that stands which was delivered last, since the first of them was submitted."""
 
 
 @attrs.define(eq=False)
@@ -44,7 +59,7 @@ class Carrier:
     _broker: Broker
     _publishing: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock)
     """Held by the task that waits for room in the broker; those that came later wait behind it."""
-    _undelivered: dict[int, _Waiting] = attrs.field(factory=dict)
+    _awaited: dict[tuple[str, ...], _Awaited] = attrs.field(factory=dict)
     _reports: Results[Report] = attrs.field(factory=lambda: Results(IDEMPOTENCY_TTL, _MAX_REPORTS))
     """Of publications with an ``idempotency_key``, for who repeats them."""
     _ended: bool = False
@@ -68,23 +83,40 @@ class Carrier:
             raise UsageError(f'until is "queued" or "written", not {until!r}')
         if until == "written":
             publication.delivery = Delivery()
-        waiting = _Waiting(publication)
-        publication.on_delivered = waiting.over.set
         submission = await self._submit_when_ready(publication)
-        self._undelivered[id(waiting)] = waiting
-        try:
+        if publication.report is not None:
             confirmation = await submission.wait()
-            if confirmation.duplicate:
-                return self._first_report(publication, confirmation)
-            waiting.position = confirmation.position
-            await waiting.over.wait()
-        finally:
-            del self._undelivered[id(waiting)]
+        else:
+            confirmation = await self._wait_delivered(publication, submission)
+        if confirmation.duplicate:
+            return self._first_report(publication, confirmation)
         if publication.report is not None:
             return await self._written(publication, publication.report)
         if self._ended:
             raise NotServing("the server ended before the publication was delivered")
-        return Report(position=waiting.position)
+        return Report(position=confirmation.position)
+
+    async def _wait_delivered(self, publication: Publication, submission: Submission) -> Confirmation:
+        """Wait for the confirmation and, unless it is a duplicate, until it was delivered or never will be."""
+        waiting = _Waiting()
+        publication.on_delivered = waiting.over.set
+        with self._awaiting(publication.rooms, waiting) as awaited:
+            confirmation = await submission.wait()
+            waiting.position, waiting.confirmed_at = confirmation.position, trio.current_time()
+            if not confirmation.duplicate and not waiting.is_behind(awaited.passed):
+                await waiting.over.wait()
+            return confirmation
+
+    @contextmanager
+    def _awaiting(self, rooms: tuple[str, ...], waiting: _Waiting) -> Iterator[_Awaited]:
+        awaited = self._awaited.setdefault(rooms, _Awaited())
+        awaited.waiting[waiting] = None
+        try:
+            yield awaited
+        finally:
+            del awaited.waiting[waiting]
+            if not awaited.waiting:
+                del self._awaited[rooms]
 
     async def _written(self, publication: Publication, report: Report) -> Report:
         delivery = publication.delivery
@@ -98,13 +130,19 @@ class Carrier:
 
     def passed(self, publication: Publication, position: Position) -> None:
         """What stands before ``position`` in its room, and has not been delivered here, never will be."""
-        for waiting in self._undelivered.values():
-            if (
-                waiting.publication is not publication
-                and waiting.publication.rooms == publication.rooms
-                and waiting.is_behind(position)
-            ):
-                waiting.over.set()
+        awaited = self._awaited.get(publication.rooms)
+        if awaited is not None:
+            awaited.passed = position
+            for waiting in awaited.waiting:
+                if waiting.is_behind(position):
+                    waiting.over.set()
+
+    def give_up(self, *, confirmed_before: float) -> None:
+        """What was confirmed so long ago, and has not been delivered here, never will be."""
+        for awaited in self._awaited.values():
+            for waiting in awaited.waiting:
+                if waiting.confirmed_at < confirmed_before:
+                    waiting.over.set()
 
     def remember(self, publication: Publication, report: Report) -> None:
         """Keep the report of a publication with a key."""
@@ -113,8 +151,9 @@ class Carrier:
     def end(self) -> None:
         """Nothing is delivered any more: who waits for it is told."""
         self._ended = True
-        for waiting in self._undelivered.values():
-            waiting.over.set()
+        for awaited in self._awaited.values():
+            for waiting in awaited.waiting:
+                waiting.over.set()
 
     def _submit(self, publication: Publication) -> Submission:
         if self._publishing.locked():

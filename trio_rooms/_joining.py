@@ -108,8 +108,8 @@ class Joining:
         joined = self.outcome()
         frames = [self._frame(item) for item in joined.publications]
         conn = self._memberships._conn
-        if not _has_room_for(conn, frames):
-            joined = self.joined = attrs.evolve(joined, recovered=False, publications=())
+        if frames and not _has_room_for(conn, frames):
+            self.joined = attrs.evolve(joined, recovered=None if joined.recovered is None else False, publications=())
             self._too_much = True
             frames = []
         for frame in frames:

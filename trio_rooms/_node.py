@@ -57,6 +57,9 @@ if TYPE_CHECKING:
 # The longest header of a frame plus what an envelope adds besides the room's name.
 _ENVELOPE = 64
 
+# Brokers count in 64 bits.
+_MAX_OFFSET = 2**63 - 1
+
 # MessagePack is at most so many times as long as JSON: "0.0," are nine bytes there.
 _GROWTH = 3
 
@@ -251,10 +254,19 @@ class Node:
         keep = self.room_options(name).keep
         if keep is None:
             raise UsageError(f"the room {name!r} has no history")
-        part = await self.broker.history(name, keep=keep, since=since, limit=limit, reverse=reverse)
-        if since is not None and (since.epoch != part.position.epoch or since.offset > part.position.offset):
+        part = await self.read_stream(name, keep, since=since, limit=limit, reverse=reverse)
+        if since is not None and (since.epoch != part.position.epoch or not 0 <= since.offset <= part.position.offset):
             raise UnrecoverablePosition
         return part
+
+    async def read_stream(
+        self, name: str, keep: Keep, *, since: Position | None, limit: int | None, reverse: bool
+    ) -> Slice:
+        """Ask the broker; ``since`` may be anything that a client can say. Raises what the broker raises."""
+        if since is None or 0 <= since.offset <= _MAX_OFFSET:
+            return await self.broker.history(name, keep=keep, since=since, limit=limit, reverse=reverse)
+        part = await self.broker.history(name, keep=keep, since=None, limit=0, reverse=reverse)
+        return attrs.evolve(part, complete=False)
 
     async def subscribe(self, room: str) -> None:
         """Have the broker bring the publications of a room, and no longer than anybody wants them."""
@@ -275,8 +287,11 @@ class Node:
 
     def deliver(self, publication: Publication, position: Position | None) -> Report:
         """Serve this node's members. The broker's to call, once for each publication, in order."""
+        outcomes: list[Outcome] | None
         if position is not None:
             outcomes = self._deliver_in_stream(publication, position)
+            if outcomes is None:
+                return self._delivered_before(publication, position)
         elif len(publication.rooms) > 1:
             outcomes = self._deliver_to_several(publication)
         elif publication.delivery is not None:
@@ -301,6 +316,14 @@ class Node:
             self.subscriptions.deliver(publication, position)
         return report
 
+    def _delivered_before(self, publication: Publication, position: Position) -> Report:
+        """What was done then stays known."""
+        if publication.report is None:
+            publication.report = Report(True, position=position)
+        if publication.on_delivered is not None:
+            publication.on_delivered()
+        return publication.report
+
     def put_all(
         self, publication: Publication, outboxes: Mapping[str, Outbox], exclude: frozenset[str] = _NOBODY
     ) -> Outcome:
@@ -309,7 +332,7 @@ class Node:
             return self.fan_out.put_all(publication, outboxes, exclude)
         return self.fan_out.put_watched(publication, outboxes, exclude, publication.delivery)
 
-    def _deliver_in_stream(self, publication: Publication, position: Position) -> list[Outcome]:
+    def _deliver_in_stream(self, publication: Publication, position: Position) -> list[Outcome] | None:
         name = publication.rooms[0]
         self.carrier.passed(publication, position)
         room = self.rooms.get(name)
@@ -317,7 +340,7 @@ class Node:
             return []
         publication.overflow = room.options.overflow
         outcome = room._stream.deliver(publication, position)
-        return [] if outcome is None else [outcome]
+        return None if outcome is None else [outcome]
 
     def _members_for(self, publication: Publication) -> Mapping[str, Outbox]:
         """Of its one room, whose policy is noted; or of all."""

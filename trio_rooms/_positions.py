@@ -1,14 +1,16 @@
-"""The positions of this node's members beside the top of their streams, now and then.
+"""The positions of this node's members beside the ends of their streams, now and then.
 
-A broker can lose what it was to deliver: a connection that was down for a moment, a server that was replaced. Nobody
-would notice in a room in which nothing more is published, or even if there is, as offsets may have gaps. So the node
-asks the broker for the top of each room with members (Centrifugo's positioning). A lag is usual while something is on
-its way; one that does not close ends the members' connections, who then recover. Tasks of the program that follow a
-room are looked after likewise.
+A broker can lose what it was to deliver: a connection that was down for a moment, a server that was replaced. It says
+so with what it delivers next (``publication.after``), but in a room in which nothing more is published nobody would
+notice. So the node asks the broker for what stands behind the position of each room with members (Centrifugo's
+positioning). There is something as long as it is on its way; if it does not come, the members' connections are ended,
+and they recover. Tasks of the program that follow a room are looked after likewise. And who waits for the delivery of a
+publication that was confirmed long ago is told that it will not come.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,55 +26,77 @@ if TYPE_CHECKING:
 _PATIENCE = 10.0
 
 
-async def watch_positions(node: Node) -> None:
-    """Look after them until cancelled."""
-    interval = node.config.position_check_interval
-    if interval is None or node.delivers_at_once or not node.keeps_history:
-        return
-    while True:
-        await trio.sleep(interval)
-        behind = [
-            (follower, top) for follower in _followers(node) if (top := await _top_if_behind(node, follower, interval))
-        ]
-        if behind:
-            await trio.sleep(min(interval, _PATIENCE))
-            for follower, top in behind:
-                if follower.is_behind(top):
-                    follower.lose()
-
-
 @attrs.frozen
 class _Follower:
     """Who follows the stream of a room: its members here, or a task of the program."""
 
     room: str
     keep: Keep
-    is_behind: Callable[[Position], bool]
-    lose: Callable[[], None]
+    position: Callable[[], Position | None]
+    """How far all of them have come."""
+    lose: Callable[[float], None]
+    """Tell those that have not come as far as an offset that they have missed something."""
+
+
+@attrs.frozen
+class _Lag:
+    """There is something behind the position of a follower."""
+
+    follower: _Follower
+    position: Position
+    missing: float
+    """The first offset after it; infinity if that has gone, or is of another epoch."""
+
+
+async def watch_positions(node: Node) -> None:
+    """Look after them until cancelled."""
+    interval = node.config.position_check_interval
+    if interval is None or node.delivers_at_once:
+        return
+    while True:
+        await trio.sleep(interval)
+        node.carrier.give_up(confirmed_before=trio.current_time() - interval)
+        if lags := await _lags(node, interval):
+            await trio.sleep(min(interval, _PATIENCE))
+            for lag in lags:
+                if lag.follower.position() == lag.position:
+                    lag.follower.lose(lag.missing)
+
+
+async def _lags(node: Node, patience: float) -> list[_Lag]:
+    """Of all followers, or, if the broker fails, of those that it was asked about before it did."""
+    lags: list[_Lag] = []
+    try:
+        for follower in _followers(node):
+            with trio.fail_after(patience):
+                lag = await _lag(node, follower)
+            if lag is not None:
+                lags.append(lag)
+    except Exception as exc:
+        await node.errors.report(None, exc, "the broker's history")
+    return lags
 
 
 def _followers(node: Node) -> list[_Follower]:
     return [
         *(
-            _Follower(room.name, room._keep, room._stream.is_behind, room._stream.lose_members)
+            _Follower(room.name, room._keep, room._stream.get_position, room._stream.lose_members)
             for room in node.rooms.values()
             if room._stream is not None and room._keep is not None and room._roster.members
         ),
         *(
-            _Follower(one.room, one._keep, one._is_behind, one._lose)
+            _Follower(one.room, one._keep, one._get_top, one._lose_before)
             for one in node.subscriptions.all()
             if one._keep is not None
         ),
     ]
 
 
-async def _top_if_behind(node: Node, follower: _Follower, patience: float) -> Position | None:
-    top = None
-    try:
-        with trio.move_on_after(patience):
-            part = await node.broker.history(follower.room, keep=follower.keep, since=None, limit=0, reverse=False)
-            top = part.position
-    except Exception as exc:
-        await node.errors.report(None, exc, "the broker's history")
+async def _lag(node: Node, follower: _Follower) -> _Lag | None:
+    position = follower.position()
+    if position is None:
         return None
-    return top if top is not None and follower.is_behind(top) else None
+    part = await node.broker.history(follower.room, keep=follower.keep, since=position, limit=1, reverse=False)
+    if part.complete and not part.publications:
+        return None
+    return _Lag(follower, position, part.publications[0].offset if part.complete else math.inf)

@@ -58,10 +58,11 @@ class Reading:
         cache = self.options.recovery == "cache"
         limit = 1 if cache else 0 if self.since is None else self.held.max_items + 1
         for _ in range(_MAX_READS):
-            self.part = await self.node.broker.history(
-                self.name, keep=keep, since=None if cache else self.since, limit=limit, reverse=cache
+            known = self.held.epoch
+            self.part = await self.node.read_stream(
+                self.name, keep, since=None if cache else self.since, limit=limit, reverse=cache
             )
-            if not self.held.contradicts(self.part):
+            if self.held.goes_with(self.part, known):
                 return
         raise RoomFailed("the room's history begins anew again and again")
 
@@ -75,7 +76,7 @@ class Reading:
         if not self.part.complete:
             return Caught(position, recovered=False)
         if items is None or not self._is_within_bounds(items):
-            return Caught(position, recovered=False, too_much=True)
+            return Caught(position, recovered=False, too_much=not self.held.lost)
         return Caught(position, True, self._for_this_one(items))
 
     def _latest(self, position: Position, items: tuple[HistoryItem, ...] | None) -> Caught:
@@ -105,7 +106,8 @@ class Recovery(Reading):
         """As :meth:`Reading.read`; and have the program fill a room that is empty."""
         await super().read()
         if self.options.fill is not None and self._is_empty():
-            await self._fill()
+            assert self.room._stream is not None
+            await self.room._stream.filling.run(self._fill)
             await super().read()
 
     def _is_within_bounds(self, items: tuple[HistoryItem, ...]) -> bool:
@@ -125,21 +127,19 @@ class Recovery(Reading):
         room, node = self.room, self.node
         fill = self.options.fill
         assert fill is not None
-        assert room._stream is not None
-        async with room._stream.filling:
-            await super().read()
-            if not self._is_empty():
-                return  # somebody else has filled it while we waited
-            try:
-                event = None
-                with trio.move_on_after(node.config.hook_timeout) as scope, own_cancellations_only():
-                    event = await fill(room.name)
-                if scope.cancelled_caught:
-                    raise HookTimeout(f"fill ran longer than {node.config.hook_timeout} s")
-                if event is not None:
-                    await room.publish(event)
-            except ActionError:
-                raise
-            except Exception as exc:
-                await node.errors.report(self.conn, exc, f"fill of {room.name!r}")  # noqa: ASYNC120 - logs it first
-                raise AlreadyReported from exc
+        await super().read()
+        if not self._is_empty():
+            return  # somebody else has filled it while we waited
+        try:
+            event = None
+            with trio.move_on_after(node.config.hook_timeout) as scope, own_cancellations_only():
+                event = await fill(room.name)
+            if scope.cancelled_caught:
+                raise HookTimeout(f"fill ran longer than {node.config.hook_timeout} s")
+            if event is not None:
+                await room.publish(event)
+        except ActionError:
+            raise
+        except Exception as exc:
+            await node.errors.report(self.conn, exc, f"fill of {room.name!r}")  # noqa: ASYNC120 - logs it first
+            raise AlreadyReported from exc

@@ -2,27 +2,27 @@
 
 Theory of operation. Publications come from the broker in order, each with its position. A member has a position, too:
 that of its join, and from then on what it was sent. The two must meet without a gap and without an overlap, though the
-history that a join reads may be ahead of what has been delivered here, or behind it. So a join under way has a
-:class:`CatchUp`, which holds what is delivered while the history is being read. In the step in which membership begins
-both are merged by offset. If the history was ahead, the member is skipped (*ahead*) until the deliveries have caught up
-with it.
+history that a join reads may be ahead of what has been delivered here. So a join under way has a :class:`CatchUp`,
+which holds what is delivered while the history is being read. In the step in which membership begins both are merged by
+offset. If the history was ahead, the member is skipped (*ahead*) until the deliveries have caught up with it.
 
-Members whose stream has a hole (a new epoch; a broker that has lost something, see ``_positions``) are closed with
-4010. They come back with their position, and are told whether they are recovered.
+Members whose stream has a hole (the broker says that it has lost something, or ``_positions`` finds it; a new epoch)
+are closed with 4010. They come back with their position, and are told whether they are recovered.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import attrs
-import trio
 
 from ._errors import CloseCode
 from ._rooms.history import HistoryItem, Position, Slice
 from ._rooms.publication import Marker, Publication
+from ._single_flight import SingleFlight
 from ._wire.fanout import Outcome
 from ._wire.outbox import CLOSED
 
@@ -36,33 +36,58 @@ class CatchUp:
     """What is delivered to a room while one join reads its history."""
 
     max_items: int
+    latest_only: bool = False
+    """Whether only the newest is of use."""
     items: list[HistoryItem] = attrs.field(factory=list)
     epoch: str | None = None
     top: int = 0
+    after: int = 0
+    """What came before the first of them, where the broker has lost that."""
     overrun: bool = False
-    """Whether more came than is held; only the position is known then."""
+    """Whether more came than is held."""
+    lost: bool = False
+    """Whether the broker has lost something between what came."""
 
     def add(self, publication: Publication, position: Position) -> None:
         """One more was delivered."""
+        after = publication.after or 0
         if position.epoch != self.epoch:
             self.items.clear()
-            self.epoch, self.overrun = position.epoch, False
+            self.epoch, self.after, self.overrun, self.lost = position.epoch, after, False, False
+        elif after > self.top:
+            self.lost = True
         self.top = position.offset
+        if self.latest_only:
+            self.items.clear()
         if len(self.items) < self.max_items:
             self.items.append(publication.kept(position.offset))
         else:
             self.overrun = True
 
-    def contradicts(self, part: Slice) -> bool:
-        """Whether the slice is of another epoch than what was delivered since: it has to be read again."""
-        return self.epoch is not None and self.epoch != part.position.epoch
+    def goes_with(self, part: Slice, known: str | None) -> bool:
+        """Whether the slice is no older than what was delivered; else it has to be read again.
+
+        ``known`` is the epoch of what had been delivered when it was asked for. Only that is older for sure.
+        """
+        if self.epoch is None or self.epoch == part.position.epoch:
+            return self.after <= part.position.offset
+        if self.epoch != known:
+            return False
+        self.items.clear()
+        self.epoch, self.top, self.after, self.overrun, self.lost = None, 0, 0, False, False
+        return True
 
     def merged(self, part: Slice) -> tuple[Position, tuple[HistoryItem, ...] | None]:
         """The top of both, and all items of both; None in their place if some are not held."""
         top = part.position.offset
-        newer = [item for item in self.items if item.offset > top]
-        position = Position(max(top, self.top), part.position.epoch)
-        return position, None if self.overrun else (*part.publications, *newer)
+        if self.top <= top:
+            return part.position, part.publications
+        position = Position(self.top, part.position.epoch)
+        if self.after > top:
+            self.lost = True
+        if self.overrun or self.lost:
+            return position, None
+        return position, (*part.publications, *(item for item in self.items if item.offset > top))
 
 
 class RoomStream:
@@ -72,28 +97,24 @@ class RoomStream:
         self._room = room
         self._node = room._node
         self.epoch: str | None = None
-        self.top: int = 0
-        """The offset that was delivered last here, or that a join has learned of."""
+        self.filling = SingleFlight()
+        """Of joins that ask the program for the first publication."""
         self._delivered = 0
-        self.filling = trio.Lock()
-        """Held by the join that asks the program for the first publication."""
         self._past: str | None = None
         self._catching_up: list[CatchUp] = []
         self._ahead: dict[str, int] = {}
 
-    @property
-    def position(self) -> Position | None:
-        """How far this node's members have come; None as long as that is not known."""
-        return None if self.epoch is None else Position(self.top, self.epoch)
-
-    def is_behind(self, top: Position) -> bool:
-        """Whether the members have not come as far as the stream, or are of another one."""
-        return self.epoch is not None and (self.epoch != top.epoch or self.top < top.offset)
+    def get_position(self) -> Position | None:
+        """How far all of this node's members have come; None as long as that is not known."""
+        if self.epoch is None:
+            return None
+        all_ahead = self._ahead and len(self._ahead) == len(self._room._roster.members)
+        return Position(min(self._ahead.values()) if all_ahead else self._delivered, self.epoch)
 
     @contextmanager
     def catching_up(self) -> Iterator[CatchUp]:
         """While the block runs, what is delivered is held."""
-        one = CatchUp(self._node.config.limits.max_recovery)
+        one = CatchUp(self._node.config.limits.max_recovery, self._room.options.recovery == "cache")
         self._catching_up.append(one)
         try:
             yield one
@@ -106,9 +127,7 @@ class RoomStream:
             self.lose_members(but=conn)
             self._past, self._delivered = self.epoch, 0
             self._ahead.clear()
-            self.top = 0
         self.epoch = position.epoch
-        self.top = max(self.top, position.offset)
         if position.offset > self._delivered:
             self._ahead[conn.id] = position.offset
 
@@ -123,8 +142,9 @@ class RoomStream:
         if position.offset <= self._delivered:
             self._node.counters.repeated += 1
             return None
+        if publication.after is not None and publication.after > self._delivered:
+            self.lose_members(publication.after)
         self._delivered = position.offset
-        self.top = max(self.top, position.offset)
         publication.offset = position.offset
         for one in self._catching_up:
             one.add(publication, position)
@@ -136,10 +156,13 @@ class RoomStream:
         self._mark(publication, ahead)
         return outcome
 
-    def lose_members(self, but: Connection | None = None) -> None:
-        """The members have missed something: they are to come back, and to recover or to know that they cannot."""
+    def lose_members(self, before: float = math.inf, *, but: Connection | None = None) -> None:
+        """Those that have not got so far have missed something: they come back, to recover or to know that they cannot.
+
+        ``before`` is an offset of the present epoch.
+        """
         for member in self._room.members:
-            if member is not but:
+            if member is not but and max(self._delivered, self._ahead.get(member.id, 0)) < before:
                 self._node.counters.insufficient += 1
                 member.close(CloseCode.INSUFFICIENT_STATE, "insufficient state")
 
@@ -151,7 +174,7 @@ class RoomStream:
         if self.epoch is not None:
             self.lose_members()
             self._past = self.epoch
-        self.epoch, self._delivered, self.top = epoch, 0, 0
+        self.epoch, self._delivered = epoch, 0
         self._ahead.clear()
         return True
 

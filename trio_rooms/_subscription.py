@@ -138,7 +138,7 @@ class Subscription:
             await self._node.subscribe(self.room)
             self.recovered = None if self._since is None else False
         else:
-            self._held = CatchUp(self._node.config.limits.max_recovery)
+            self._held = CatchUp(self._node.config.limits.max_recovery, self._options.recovery == "cache")
             await self._node.subscribe(self.room)
             reading = Reading(
                 node=self._node, name=self.room, options=self._options, since=self._since, held=self._held
@@ -172,7 +172,7 @@ class Subscription:
         if not self._begun or self._end is not None:
             return
         if position is not None and self._top is not None:
-            if position.epoch != self._top.epoch:
+            if position.epoch != self._top.epoch or (publication.after or 0) > self._top.offset:
                 self._lose()
                 return
             if position.offset <= self._top.offset:
@@ -204,9 +204,14 @@ class Subscription:
         self._bytes -= _cost(self._queue.pop(place))
         self.displaced += 1
 
-    def _is_behind(self, top: Position) -> bool:
-        """Whether it has not come as far as the stream, or is of another one."""
-        return self._top is not None and (self._top.epoch != top.epoch or self._top.offset < top.offset)
+    def _get_top(self) -> Position | None:
+        """How far it has come."""
+        return self._top
+
+    def _lose_before(self, offset: float) -> None:
+        """What stands at this offset was lost on its way."""
+        if self._top is not None and self._top.offset < offset:
+            self._lose()
 
     def _lose(self, why: str = _HOLE) -> None:
         """Something was missed, or what comes now would be."""

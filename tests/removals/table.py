@@ -107,7 +107,7 @@ REMOVALS: dict[str, Edit] = {
     **_parameters("ClientEnded.__init__", "reason status"),
     **_parameters("logger", "level"),
     **_parameters("recovery", "close"),
-    **_parameters("LaggingBroker.__init__", "delay confirm bound"),
+    **_parameters("LaggingBroker.__init__", "delay confirm bound step"),
     **_parameters("LaggingBroker.run", "task_status"),
     **_parameters("TestClient.__init__", "subprotocol headers trailing auto_pong"),
     **_parameters("TestClient.connect", "path host headers subprotocol auto_pong"),

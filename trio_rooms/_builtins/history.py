@@ -48,19 +48,21 @@ async def history(dispatcher: Dispatcher, request: Request) -> dict[str, Any]:
     return {
         "epoch": part.position.epoch,
         "offset": part.position.offset,
-        "publications": [conn._format.kept(item) for item in _fitting(conn, part.publications)],
+        "publications": _fitting(conn, part.publications),
         "complete": part.complete,
     }
 
 
-def _fitting(conn: Connection, items: tuple[HistoryItem, ...]) -> list[HistoryItem]:
-    """As many as one message may hold, one at least, without those that this connection was excluded from."""
+def _fitting(conn: Connection, items: tuple[HistoryItem, ...]) -> list[dict[str, Any]]:
+    """As many as one message may hold, one at least. Of what this client was excluded from, only the offset.
+
+    Else a page could be empty although more comes behind it.
+    """
     left = conn._node.config.limits.outbox_bytes // 4
-    fitting: list[HistoryItem] = []
+    fitting: list[dict[str, Any]] = []
     for item in items:
-        if not conn._is_excluded(item.exclude):
-            left -= len(item.raw if conn._format.text else item.packed)
-            if left < 0 and fitting:
-                break
-            fitting.append(item)
+        left -= len(item.raw if conn._format.text else item.packed)
+        if left < 0 and fitting:
+            break
+        fitting.append({"offset": item.offset} if conn._is_excluded(item.exclude) else conn._format.kept(item))
     return fitting

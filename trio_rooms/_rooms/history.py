@@ -45,7 +45,8 @@ class Slice:
     """A part of a room's stream, as a broker reads it."""
 
     position: Position
-    """The top of the stream when it was read: the last publication's, kept or not; offset 0 before the first."""
+    """The top of the stream when it was read: the last publication's, kept or not, or beyond it where a broker numbers
+    several rooms together; offset 0 before the first."""
     publications: tuple[HistoryItem, ...]
     """What was asked for, oldest first, or newest first if that was asked for."""
     complete: bool = True

@@ -104,6 +104,9 @@ class Publication(msgspec.Struct, eq=False, gc=False):
     """What the broker is to keep of its room; None if this publication is not kept, and gets no position."""
     idempotency_key: str | None = None
     """The broker delivers one publication of this key to its room; repeats are told the first one's position."""
+    after: int | None = None
+    """The offset of what stands before it in the room's stream; set by a broker that may have lost that. None: nothing
+    was lost since what was delivered before."""
     offset: int | None = None
     """Its number in the room's stream; set by ``deliver``."""
     event: object = msgspec.UNSET

@@ -1,10 +1,10 @@
 """The streams of many rooms in memory, bounded in every direction.
 
 Theory of operation. A stream is a window of publications, and behind it a counter and an epoch, which outlive what the
-window held: only with them can a client that was away for long be told that it has missed something. A window is
-bounded by number, bytes and age, for each room; all windows together by bytes, and the streams by number. At those two
-the one that was used the longest ago goes, first among those that nobody is subscribed to: it loses its window, or is
-forgotten, and what it would have been needed for ends in ``recovered: false``, never in a gap.
+window held: only with them can a client that was away for long be told that it has missed something. Offsets have no
+gaps here. A window is bounded by number, bytes and age, for each room; all windows together by bytes, and the streams
+by number. At those two the one that was used the longest ago goes, first among those that nobody is subscribed to: it
+loses its window, or is forgotten, and what it would have been needed for ends in ``recovered: false``, never in a gap.
 
 Age is looked at when a stream is used; :meth:`Streams.expire` goes over those that nobody uses, and says when to come
 again. Nothing in here can wait.
@@ -15,8 +15,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Collection
-from itertools import count
+from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 
 import attrs
 
@@ -30,6 +30,12 @@ _OVERHEAD = 256
 # What nobody uses is looked after so often at most, in seconds.
 _PATIENCE = 1.0
 
+# How many are looked at for one that nobody is subscribed to.
+_SEARCH = 100
+
+# So many times more than twice the streams may be noted; then those of forgotten streams are thrown out.
+_SLACK = 64
+
 
 @attrs.define(eq=False)
 class Stream:
@@ -37,8 +43,6 @@ class Stream:
 
     epoch: str = attrs.field(factory=lambda: token(8))
     top: int = 0
-    trimmed: int = 0
-    """The highest offset that has left the window."""
     items: deque[tuple[float, int, HistoryItem]] = attrs.field(factory=deque)
     """With the time at which each goes, and what it costs."""
     bytes: int = 0
@@ -51,6 +55,11 @@ class Stream:
     def position(self) -> Position:
         """The top."""
         return Position(self.top, self.epoch)
+
+    @property
+    def trimmed(self) -> int:
+        """The highest offset that has left the window."""
+        return self.top - len(self.items)
 
     def append(self, item: HistoryItem, keep: Keep, now: float) -> int:
         """Put an item on top; by how many bytes the window has grown."""
@@ -79,25 +88,21 @@ class Stream:
         return before
 
     def _trim(self) -> None:
-        _, cost, item = self.items.popleft()
-        self.trimmed = item.offset
-        self.bytes -= cost
+        self.bytes -= self.items.popleft()[1]
 
     def read(self, since: Position | None, limit: int | None, *, reverse: bool) -> Slice:
         """A part of the window; see ``Broker.history``."""
-        complete = True
-        items = [item for _, _, item in self.items]
-        if since is not None:
-            complete = since.epoch == self.epoch and self.trimmed <= since.offset <= self.top
-            if since.epoch != self.epoch:
-                items = []
-            elif reverse:
-                items = [item for item in items if item.offset < since.offset]
-            else:
-                items = [item for item in items if item.offset > since.offset]
-        if reverse:
-            items.reverse()
-        return Slice(self.position, tuple(items if limit is None else items[:limit]), complete)
+        complete = since is None or (since.epoch == self.epoch and self.trimmed <= since.offset <= self.top)
+        items: Iterable[tuple[float, int, HistoryItem]] = self.items
+        if since is not None and since.epoch != self.epoch:
+            items = ()
+        elif since is not None and not reverse:
+            items = islice(items, min(max(since.offset - self.trimmed, 0), len(self.items)), None)
+        elif reverse:
+            items = reversed(self.items)
+            if since is not None:
+                items = islice(items, min(max(self.top - since.offset + 1, 0), len(self.items)), None)
+        return Slice(self.position, tuple([item for _, _, item in islice(items, limit)]), complete)
 
 
 @attrs.define(eq=False)
@@ -107,8 +112,8 @@ class Streams:
     max_streams: int
     max_bytes: int
     _streams: dict[str, Stream] = attrs.field(factory=dict)  # in the order in which they were used
-    _times: list[tuple[float, int, str, Stream]] = attrs.field(factory=list)
-    _serial: count[int] = attrs.field(factory=count)  # so that streams of one time are not compared
+    _windows: dict[str, Stream] = attrs.field(factory=dict)  # those that hold something, in that order, too
+    _times: list[tuple[float, str]] = attrs.field(factory=list)  # a heap: when to look at whom
     bytes: int = 0
     """What all windows take."""
     evicted: int = 0
@@ -123,8 +128,11 @@ class Streams:
         """Number what ``item_of`` makes of its offset, and keep it."""
         stream = self._use(room, keep, now, subscribed)
         self.bytes += stream.append(item_of(stream.top + 1), keep, now)
-        self._watch(room, stream, now)
-        self._shed(subscribed)
+        self._used(room, stream, now)
+        while self.bytes > self.max_bytes:
+            least = _least_used(self._windows, subscribed)
+            self.bytes -= self._windows.pop(least).empty()
+            self.evicted += 1
         return stream.position
 
     def read(
@@ -140,20 +148,23 @@ class Streams:
     ) -> Slice:
         """A part of a room's stream, which begins if there is none."""
         stream = self._use(room, keep, now, subscribed)
-        self._watch(room, stream, now)
+        self._used(room, stream, now)
         return stream.read(since, limit, reverse=reverse)
 
     def expire(self, now: float) -> None:
         """Let go of what is too old."""
         while self._times and self._times[0][0] <= now:
-            due, _, room, stream = heapq.heappop(self._times)
-            if stream.due != due or self._streams.get(room) is not stream:
+            due, room = heapq.heappop(self._times)
+            stream = self._streams.get(room)
+            if stream is None or stream.due != due:
                 continue  # it is to be looked at sooner, or is forgotten
             stream.due = math.inf
-            self.bytes -= stream.expire(now)
             if stream.over <= now:
-                del self._streams[room]
+                self.forget(room)
             else:
+                self.bytes -= stream.expire(now)
+                if not stream.items:
+                    self._windows.pop(room, None)
                 self._watch(room, stream, now)
 
     @property
@@ -165,56 +176,61 @@ class Streams:
         """Lose a room's stream: the next one has another epoch."""
         stream = self._streams.pop(room, None)
         if stream is not None:
+            self._windows.pop(room, None)
             self.bytes -= stream.bytes
 
     def clear(self) -> None:
         """Lose everything."""
         self._streams.clear()
+        self._windows.clear()
         self._times.clear()
         self.bytes = 0
 
     def _use(self, room: str, keep: Keep, now: float, subscribed: Collection[str]) -> Stream:
-        """The stream of a room, which is now the one that was used last."""
-        stream = self._streams.pop(room, None)
+        """The stream of a room as it is now."""
+        stream = self._streams.get(room)
         if stream is not None and stream.over <= now:
-            self.bytes -= stream.bytes
+            self.forget(room)
             stream = None
         if stream is None:
-            stream = Stream()
             if len(self._streams) >= self.max_streams:
-                self.forget(self._least_used(subscribed, lambda one: True))
+                self.forget(_least_used(self._streams, subscribed))
                 self.evicted += 1
-        self._streams[room] = stream
+            stream = Stream()
         stream.over = now + keep.meta_ttl
         self.bytes -= stream.expire(now)
         return stream
 
+    def _used(self, room: str, stream: Stream, now: float) -> None:
+        """Note that it was used last."""
+        self._streams.pop(room, None)
+        self._streams[room] = stream
+        self._windows.pop(room, None)
+        if stream.items:
+            self._windows[room] = stream
+        self._watch(room, stream, now)
+
     def _watch(self, room: str, stream: Stream, now: float) -> None:
         """Have the stream looked at when its time has come."""
         due = max(now + _PATIENCE, stream.items[0][0] if stream.items else stream.over)
-        if due < stream.due:
-            stream.due = due
-            heapq.heappush(self._times, (due, next(self._serial), room, stream))
+        if due >= stream.due:
+            return
+        stream.due = due
+        heapq.heappush(self._times, (due, room))
+        if len(self._times) > 2 * len(self._streams) + _SLACK:  # most are of streams that are forgotten
+            self._times = [(stream.due, room) for room, stream in self._streams.items()]
+            heapq.heapify(self._times)
 
-    def _shed(self, subscribed: Collection[str]) -> None:
-        while self.bytes > self.max_bytes:
-            room = self._least_used(subscribed, lambda one: one.bytes > 0)
-            self.bytes -= self._streams[room].empty()
-            self.evicted += 1
 
-    def _least_used(self, subscribed: Collection[str], suits: Callable[[Stream], bool]) -> str:
-        """Whose stream goes: of those that suit the first that nobody is subscribed to, if there is one.
+def _least_used(streams: dict[str, Stream], subscribed: Collection[str]) -> str:
+    """Whose stream goes: the first that nobody is subscribed to, if there is one among the first hundred.
 
-        Those that are passed over go to the end of the line, so that the next search need not pass them again.
-        """
-        second = None
-        for _ in range(len(self._streams)):
-            room = next(iter(self._streams))
-            stream = self._streams[room]
-            if suits(stream):
-                if room not in subscribed:
-                    return room
-                second = second or room
-            self._streams[room] = self._streams.pop(room)
-        assert second is not None, "what is too much is somewhere"
-        return second
+    Those that are passed over go to the end of the line, so that the next search need not pass them again.
+    """
+    first = next(iter(streams))
+    for _ in range(min(len(streams), _SEARCH)):
+        room = next(iter(streams))
+        if room not in subscribed:
+            return room
+        streams[room] = streams.pop(room)
+    return first

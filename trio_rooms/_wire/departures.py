@@ -29,7 +29,7 @@ class Delivery:
     __slots__ = ("_open", "_waiting", "written")
 
     def __init__(self) -> None:
-        self.written = 0
+        self.written: int = 0
         """Outboxes whose transport has taken it."""
         self._open = 0
         self._waiting = trio.lowlevel.ParkingLot()

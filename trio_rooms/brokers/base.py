@@ -9,6 +9,11 @@ Offsets rise within a room and an epoch, but may have gaps, for brokers that num
 only the broker can say whether a slice is complete; nobody else does arithmetic with offsets. A new epoch is a new
 stream: whatever had a position in the old one has lost its place. Positions of an old epoch must not come after those
 of a new one.
+
+What is kept is not lost in silence. A broker that may have missed something of a room delivers it later, in its order
+(what has been delivered before is ignored), or says with ``publication.after``, of the next one that it delivers, what
+that one comes after. The node compares this with what it has got. Rooms in which nothing more comes it asks about from
+time to time, by reading what there is after the position that its members have.
 """
 
 from __future__ import annotations
@@ -68,9 +73,10 @@ class Broker(Protocol):
     def submit(self, publication: Publication) -> Submission:
         """Take a publication, first in first out for each room. Raises :exc:`BrokerBusy` at the bound.
 
-        On this node, the object itself comes back in ``deliver``. With ``publication.keep`` it is numbered and kept,
-        for at most so long and in at most so much room as that says. With an ``idempotency_key`` it is delivered once
-        for each key and room, within five minutes at least unless the broker's bound is met.
+        On this node, the object itself comes back in ``deliver``, whether or not the room is subscribed to. With
+        ``publication.keep`` it is numbered and kept, for at most so long and in at most so much room as that says. With
+        an ``idempotency_key`` it is delivered once for each key and room, within five minutes at least unless the
+        broker's bound is met.
         """
 
     async def wait_ready(self) -> None:
@@ -94,6 +100,7 @@ class Broker(Protocol):
         """Read a room's stream, which begins if there is none. Only asked of who supports "history".
 
         The oldest ``limit`` publications (None: all, 0: only the position) after ``since``; with ``reverse`` the
-        newest, before ``since``. What was published before the room was subscribed to, and has not come by
-        ``deliver``, is in it.
+        newest, before ``since``. All of one moment: what is not in it, and has a higher offset than its position, is
+        delivered later, if the room is subscribed to. So whatever was delivered before this was called is in it. The
+        epoch of ``since`` may be any text, as it comes from clients; its offset is from 0 to 2**63 - 1.
         """

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Literal
 
 import attrs
+import msgspec
 import trio
 
 from trio_rooms import AlreadyServing, BrokerBusy, NotServing, Position, Publication, Report, Slice
@@ -41,21 +42,28 @@ class LaggingBroker:
       confirm: When ``publish`` hears that the broker has it, relative to the delivery on this node; "before" and
         "after" are half a delay away from it.
       bound: Submissions that are under way at most; beyond it BrokerBusy.
+      step: From one offset of a room to the next. Beyond 1 they have gaps, as where a whole stream is numbered.
     """
 
     supports: frozenset[str] = frozenset({"history"})
     """Carrying, and history."""
 
     def __init__(
-        self, *, delay: float = 1.0, confirm: Literal["before", "with", "after"] = "before", bound: int = 100
+        self,
+        *,
+        delay: float = 1.0,
+        confirm: Literal["before", "with", "after"] = "before",
+        bound: int = 100,
+        step: int = 1,
     ) -> None:
         self.delay = delay
         self.confirm = confirm
         self.bound = bound
+        self.step = step
         self.subscribed: set[str] = set()
         """Rooms with an active subscription."""
         self.store: MemoryBroker = MemoryBroker()
-        """Where it keeps the history; to look at, and to ``forget`` a room's."""
+        """Where it keeps the history, without gaps; to look at, and to ``forget`` a room's."""
         self.losing: int = 0
         """How many of the next deliveries get lost on their way, though they are kept. Yours to set."""
         self._running = False
@@ -92,8 +100,10 @@ class LaggingBroker:
 
     async def _carry(self, submission: _Submission, deliver: Deliver) -> None:
         await trio.sleep(self.delay / 2)
-        confirmation = self.store.submit(submission.publication).confirmation
-        assert confirmation is not None, "in memory, submitted is confirmed"
+        kept = self.store.submit(submission.publication).confirmation
+        assert kept is not None, "in memory, submitted is confirmed"
+        position = None if kept.position is None else self._outside(kept.position)
+        confirmation = Confirmation(position, kept.duplicate)
         if confirmation.duplicate or self.confirm == "before":
             submission.confirm(confirmation)
         await trio.sleep(self.delay / 2)
@@ -102,7 +112,9 @@ class LaggingBroker:
         if self.losing:
             self.losing -= 1
         else:
-            deliver(submission.publication, confirmation.position)
+            if position is not None:
+                submission.publication.after = position.offset - self.step
+            deliver(submission.publication, position)
         if self.confirm == "after":
             await trio.sleep(self.delay / 2)
         submission.confirm(confirmation)
@@ -144,6 +156,23 @@ class LaggingBroker:
     ) -> Slice:
         """Read what is kept."""
         await trio.sleep(self.delay / 2)
-        part = await self.store.history(room, keep=keep, since=since, limit=limit, reverse=reverse)
+        part = await self.store.history(
+            room, keep=keep, since=self._in_store(since, reverse=reverse), limit=limit, reverse=reverse
+        )
         await trio.sleep(self.delay / 2)
-        return part
+        position = self._outside(part.position)
+        return Slice(
+            position,
+            tuple(msgspec.structs.replace(item, offset=item.offset * self.step) for item in part.publications),
+            part.complete and (since is None or since.offset <= position.offset),
+        )
+
+    def _outside(self, position: Position) -> Position:
+        return Position(position.offset * self.step, position.epoch)
+
+    def _in_store(self, position: Position | None, *, reverse: bool) -> Position | None:
+        """One that what comes after it, or before it, is the same of."""
+        if position is None:
+            return None
+        offset = -(-position.offset // self.step) if reverse else position.offset // self.step
+        return Position(offset, position.epoch)
