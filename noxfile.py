@@ -5,6 +5,7 @@ What a session needs, and the Python versions, are read from pyproject.toml.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -148,6 +149,21 @@ def removals(session: nox.Session) -> None:
     """
     session.install(".", *group("tests"))
     session.run("python", "tests/removals", *session.posargs, env={"PYTHONSAFEPATH": "1"})
+
+
+@nox.session
+def simulate(session: nox.Session) -> None:
+    """20,000 seeds of the simulation; not a part of plain ``nox``. ``-- --count 1000 --first 500000``."""
+    session.install(".")
+    arguments = session.posargs or ("--count", "20000", "--processes", str(os.cpu_count() or 1))
+    session.run("python", "-m", "trio_rooms.testing.simulate", *arguments, env={"PYTHONSAFEPATH": "1"})
+
+
+@nox.session
+def mutations(session: nox.Session) -> None:
+    """Mistakes are made in the library, and the simulation must find each; not a part of plain ``nox``."""
+    session.install(".", *group("tests"))
+    session.run("python", "tests/mutations", *session.posargs, env={"PYTHONSAFEPATH": "1"})
 
 
 @nox.session

@@ -75,6 +75,19 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "ServerFrame",
         "parse_server_frames",
     ),
+    "trio_rooms.testing.simulate": (
+        "simulate",
+        "Program",
+        "Outcome",
+        "Record",
+        "draw_plan",
+        "Plan",
+        "Step",
+        "Settings",
+        "run_plan",
+        "shrink",
+        "deterministic",
+    ),
 }
 
 #: What programs do not make themselves; their constructors are nobody's business.

@@ -14,7 +14,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PACKAGE = "trio_rooms"
 
-MODULES = ("trio_rooms", "trio_rooms.brokers", "trio_rooms.client", "trio_rooms.middleware", "trio_rooms.testing")
+MODULES = (
+    "trio_rooms",
+    "trio_rooms.brokers",
+    "trio_rooms.client",
+    "trio_rooms.middleware",
+    "trio_rooms.testing",
+    "trio_rooms.testing.simulate",
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

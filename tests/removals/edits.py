@@ -113,7 +113,7 @@ def default_of(owner: str, field: str) -> str:
 
 @cache
 def attributes_read() -> dict[Path, list[ast.Attribute]]:
-    """Where any attribute is read, but for the module that defines the settings."""
+    """Where any attribute is read, but for what defines the settings, and what holds others to them."""
     return {
         path: [
             node
@@ -122,6 +122,7 @@ def attributes_read() -> dict[Path, list[ast.Attribute]]:
         ]
         for path in sorted(PACKAGE.rglob("*.py"))
         if path.name not in ("_config.py", "_room_options.py", "_presence_options.py")
+        and path.parent.name != "simulate"
     }
 
 

@@ -37,7 +37,8 @@ class Roster(Generic[M, OutboxT]):
     members: dict[str, M] = attrs.field(factory=dict)
     outboxes: dict[str, OutboxT] = attrs.field(factory=dict)
     """Of the members, for a fan-out: it has no other business with them, and passes by thousands."""
-    reserved: set[str] = attrs.field(factory=set)
+    reserved: dict[str, None] = attrs.field(factory=dict)
+    """Of the joins under way, by the ids of their connections, in order."""
 
     @property
     def empty(self) -> bool:
@@ -48,14 +49,14 @@ class Roster(Generic[M, OutboxT]):
         """Take a place; False if there is none."""
         if self.capacity is not None and len(self.members) + len(self.reserved) >= self.capacity:
             return False
-        self.reserved.add(member_id)
+        self.reserved[member_id] = None
         return True
 
     def begin(self, member: M, outbox: OutboxT) -> bool:
         """Turn a reserved place into membership; False if the place has been released meanwhile."""
         if member.id not in self.reserved:
             return False
-        self.reserved.discard(member.id)
+        del self.reserved[member.id]
         self.members[member.id] = member
         self.outboxes[member.id] = outbox
         return True
@@ -63,7 +64,7 @@ class Roster(Generic[M, OutboxT]):
     def remove(self, member_id: str) -> bool:
         """Give up a membership or a reserved place; whether there was one."""
         was_reserved = member_id in self.reserved
-        self.reserved.discard(member_id)
+        self.reserved.pop(member_id, None)
         if self.members.pop(member_id, None) is None:
             return was_reserved
         self.outboxes.pop(member_id).stand_apart(self.outboxes)

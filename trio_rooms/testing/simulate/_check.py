@@ -1,0 +1,55 @@
+"""All that must hold of a run, whatever has happened in it; told from its record alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ._check_accounts import (
+    check_bounds,
+    check_end,
+    check_fifo,
+    check_keys,
+    check_politeness,
+    check_reports,
+    check_statistics,
+    check_written,
+)
+from ._check_delivery import check_membership, check_oracle, check_views
+from ._check_ends import check_closes, check_liveness
+from ._check_hooks import check_connections, check_memberships, check_rooms
+from ._check_requests import check_replies
+from ._check_streams import check_streams
+from ._history import History
+from ._record import Record
+from ._settings import Settings
+
+#: Each gives a line for whatever is wrong.
+CHECKS: Final[tuple[Callable[[History], Iterator[str]], ...]] = (
+    check_end,
+    check_views,
+    check_streams,
+    check_membership,
+    check_oracle,
+    check_replies,
+    check_connections,
+    check_memberships,
+    check_rooms,
+    check_reports,
+    check_fifo,
+    check_keys,
+    check_statistics,
+    check_written,
+    check_politeness,
+    check_bounds,
+    check_closes,
+    check_liveness,
+)
+
+
+def check(record: Record, settings: Settings) -> Iterator[str]:
+    """What is wrong with a run, each line with the name of its check in front."""
+    history = History(record, settings)
+    for one in CHECKS:
+        for problem in one(history):
+            yield f"{one.__name__.removeprefix('check_')}: {problem}"

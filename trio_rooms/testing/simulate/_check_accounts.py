@@ -1,0 +1,149 @@
+"""Accounting, bounds, and that nothing is left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from trio_rooms import OutboxStatistics
+
+from ._history import History
+from ._record import Broken, Called, Crashed, Delivered, Finished, Measured, Published, Served, Submitted
+
+
+def check_end(history: History) -> Iterator[str]:
+    """The run has ended by itself; each server has left nothing, and no task is left."""
+    for _, crash in history.record.of(Crashed):
+        yield f"the run has failed: {crash.error}"
+    for _, broken in history.record.of(Broken):
+        yield f"link {broken.link} has received what no server may send: {broken.what}"
+    for _, served in history.record.of(Served):
+        if served.problem is not None:
+            yield f"server {served.serve}: {served.problem}"
+    for _, finished in history.record.of(Finished):
+        if finished.tasks != finished.before:
+            yield f"{finished.tasks - finished.before} tasks are left"
+
+
+def check_bounds(history: History) -> Iterator[str]:
+    """Nothing has grown beyond its limit."""
+    for _, measured in history.record.of(Measured):
+        if measured.value > measured.bound:
+            yield f"{measured.name} is {measured.value}, and may be {measured.bound}"
+
+
+def check_reports(history: History) -> Iterator[str]:
+    """Each report accounts for each recipient."""
+    for _, entry in history.record.of(Delivered):
+        report = entry.report
+        accounted = report.enqueued + report.dropped + report.closed
+        # In a room with history, who has read it already is passed over.
+        if accounted > len(entry.recipients) or (entry.offset is None and accounted < len(entry.recipients)):
+            yield f"publication {entry.number} has {len(entry.recipients)} recipients, and reports {report!r}"
+
+
+def check_fifo(history: History) -> Iterator[str]:
+    """What was submitted is delivered in the same order, once; what is said of each publication is so."""
+    submitted = [entry.number for _, entry in history.record.of(Submitted)]
+    delivered = [entry.number for _, entry in history.record.of(Delivered)]
+    for number, count in Counter(delivered).items():
+        if count > 1:
+            yield f"publication {number} is delivered {count} times"
+    order = {number: place for place, number in enumerate(submitted)}
+    places = [order[number] for number in delivered if number in order]
+    if places != sorted(places):
+        yield "publications are delivered in another order than they were submitted in"
+    times = Counter(str(one.n) for one in history.deliveries)
+    for _, entry in history.record.of(Published):
+        count = times[str(entry.n)]
+        least, most = _TIMES.get(entry.outcome, (0, 1))
+        if not least <= count <= most:
+            yield f"publication {entry.n} is said to be {entry.outcome}, and was delivered {count} times"
+
+
+def check_keys(history: History) -> Iterator[str]:
+    """Of publications with the same idempotency key a server's broker delivers one to each room."""
+    keys = {str(entry.n): entry.once for _, entry in history.record.of(Published) if entry.once is not None}
+    ends = [index for index, _ in history.record.of(Served)]
+    times: Counter[tuple[int, tuple[str, ...], str]] = Counter()
+    for one in history.deliveries:
+        key = keys.get(str(one.n))
+        if key is not None:
+            serve = sum(end < one.index for end in ends)
+            times[serve, one.entry.rooms, key] += 1
+    for (_, rooms, key), count in times.items():
+        if count > 1:
+            yield f"key {key!r} is delivered {count} times to {rooms}"
+
+
+#: How often a publication is delivered, by what was said of it; of anything else: at most once.
+_TIMES: Final = {"final": (1, 1), "busy": (0, 0), "refused": (0, 0), "duplicate": (0, 0)}
+
+
+def check_statistics(history: History) -> Iterator[str]:
+    """The counters of each server are the sums of what its connections and reports say."""
+    for _, served in history.record.of(Served):
+        ends = [call for call in history.calls if call.hook == "on_disconnect" and call.serve == served.serve]
+        numbers = served.statistics
+        outboxes: list[OutboxStatistics] = [call.detail[2] for call in ends]
+        closes = Counter(f"{call.detail[1]}:{call.detail[0]}" for call in ends)
+        if numbers.accepted != len(ends) or Counter(numbers.closes) != closes:
+            yield f"server {served.serve} counts {dict(numbers.closes)} closes; there were {dict(closes)}"
+        for name in ("enqueued", "written", "displaced", "discarded"):
+            total = sum(getattr(outbox, name) for outbox in outboxes)
+            if getattr(numbers, name) != total:
+                yield f"server {served.serve} counts {getattr(numbers, name)} {name}; its outboxes {total}"
+        yield from _check_totals(history, served)
+
+
+def _check_totals(history: History, served: Served) -> Iterator[str]:
+    reports = [entry.report for entry in _of_server(history, served)]
+    numbers = served.statistics
+    displaced = sum(report.displaced for report in reports)
+    if displaced != numbers.displaced:
+        yield f"server {served.serve} counts {numbers.displaced} displaced; its reports {displaced}"
+    refused = sum(report.dropped + report.closed for report in reports)
+    if refused > numbers.dropped:
+        yield f"server {served.serve} counts {numbers.dropped} dropped; its reports {refused}"
+
+
+def _of_server(history: History, served: Served) -> Iterator[Delivered]:
+    """What was delivered while a server ran: up to its end, since the end of the one before."""
+    found: list[Delivered] = []
+    for _, entry in history.record:
+        if isinstance(entry, Delivered):
+            found.append(entry)
+        elif isinstance(entry, Served):
+            if entry is served:
+                break
+            found = []
+    return iter(found)
+
+
+def check_written(history: History) -> Iterator[str]:
+    """Who has read to the close frame has read all that is counted as written."""
+    for link in history.links.values():
+        call: Called | None = link.close
+        if call is None or link.ended is None or link.ended.code == 1006:
+            continue
+        outbox: OutboxStatistics = call.detail[2]
+        seen = sum(1 for _ in link.seen)
+        if not outbox.written <= seen <= outbox.written + outbox.discarded:
+            yield f"{link} has read {seen} messages; {outbox.written} are counted as written"
+
+
+def check_politeness(history: History) -> Iterator[str]:
+    """Who is closed politely, and reads, gets all that was queued before the close frame."""
+    for link in history.links.values():
+        call = link.close
+        if call is None or link.faults or link.left or link.ended is None:
+            continue
+        code, by, outbox = call.detail
+        if by == "server" and code == link.ended.code == 1012 and outbox.discarded and not _was_hasty(history):
+            yield f"{link} was closed with {code}, and {outbox.discarded} messages were thrown away"
+
+
+def _was_hasty(history: History) -> bool:
+    """Whether a drain may have had no time left."""
+    return "kill" in history.faults or history.settings.config.shutdown_timeout < 10

@@ -1,0 +1,80 @@
+"""Isolation and liveness: who was not touched notices nothing, and in the end everybody is where it wants to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ._history import History, LinkHistory
+from ._record import Beacon, Healed, Seen, Settled, Unsettled
+
+
+def check_closes(history: History) -> Iterator[str]:
+    """Each connection has ended for a reason that is its own, or the server's end."""
+    for link in history.links.values():
+        if link.close is not None:
+            code, by, _ = link.close.detail
+            if not _explained(history, link, code, by):
+                yield f"{link} was closed with {code} by the {by} for no reason"
+        ended = link.ended
+        if ended is None:
+            yield f"{link} has never ended"
+        elif ended.code == 1006 and link.welcomed and not (link.left or link.faults or _may_be_cut_off(link)):
+            yield f"{link} has ended without a close frame, and nothing was done to it"
+
+
+def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
+    if by in ("peer", "network"):
+        return link.left or bool(link.faults)
+    if code in (1001, 1012):
+        return True  # the server has ended, at the latest with the run
+    if code == 4008:
+        return any(
+            (one.entry.report.closed and link.conn in one.entry.recipients)
+            or (one.entry.offset is not None and link.conn in one.entry.exclude)  # it gets a marker
+            for one in history.deliveries
+        )
+    if code == 4001:
+        return "close" in link.faults
+    if code == 4010:
+        return _stream_was_lost(history)
+    if code == 1008:
+        return bool(link.faults)  # a message took too long
+    if code == 1011:
+        crashed = any(message["action"] == "crash" for message in link.sent)
+        return crashed or bool(history.faults & {"hook_crash", "leave_hook_crash"})
+    return False
+
+
+def _stream_was_lost(history: History) -> bool:
+    """Whether there was anything that could make a room's stream begin anew, or leave a hole."""
+    settings = history.settings
+    return (
+        any(kind == "lose" or kind.startswith("forget") for kind in history.faults) or settings.history_meta_ttl < 100
+    )
+
+
+def _may_be_cut_off(link: LinkHistory) -> bool:
+    """Whether the server has ended it at once, perhaps in the middle of a frame."""
+    return link.close is not None and link.close.detail[0] in (4008, 1001, 1012)
+
+
+def check_liveness(history: History) -> Iterator[str]:
+    """In the last round every client comes to rest, and sees the beacon of each of its rooms."""
+    last = max((index for index, _ in history.record.of(Healed)), default=None)
+    if last is None:
+        return
+    for index, entry in history.record.of(Unsettled):
+        if index > last:
+            yield f"client {entry.client} does not come to rest: {entry.why}"
+    settled = {entry.client for index, entry in history.record.of(Settled) if index > last}
+    if len(settled) != history.settings.clients:
+        yield f"only clients {sorted(settled)} come to rest"
+    seen = {
+        (entry.link, entry.message.get("room"), entry.message["data"].get("n"))
+        for index, entry in history.record.of(Seen)
+        if index > last and isinstance(entry.message, dict) and isinstance(entry.message.get("data"), dict)
+    }
+    for index, beacon in history.record.of(Beacon):
+        for link in beacon.links if index > last else ():
+            if (link, beacon.room, beacon.n) not in seen:
+                yield f"link {link} does not see the beacon of {beacon.room!r}"

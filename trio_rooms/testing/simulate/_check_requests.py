@@ -1,0 +1,116 @@
+"""Replies: one for each request, in order, with what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ._history import History, LinkHistory
+from ._record import Seen, Sent
+
+#: What has its turn: these are answered in the order in which they were asked.
+_IN_TURN: Final = frozenset({"$join", "enter", "say", "shout", "echo", "sleep", "crash", "$history"})
+
+_JOINS: Final = frozenset({"$join", "enter"})
+
+
+def check_replies(history: History) -> Iterator[str]:
+    """No request is answered twice, or with what it cannot be answered with; none is forgotten."""
+    for link in history.links.values():
+        asked: dict[Any, dict[str, Any]] = {}
+        order: list[Any] = []
+        open_streams: set[Any] = set()
+        for _, entry in link.talk:
+            if isinstance(entry, Sent) and "id" in entry.message:
+                asked[entry.message["id"]] = dict(entry.message)
+                order.append(entry.message["id"])
+            elif isinstance(entry, Seen) and _is_reply(entry.message):
+                yield from _check_reply(history, link, entry.message, asked, open_streams)
+        yield from _check_order(link, order)
+        if asked and _must_be_answered(link):
+            yield f"{link} was never answered: {list(asked.values())[:3]!r}"
+
+
+def _is_reply(message: Any) -> bool:
+    return isinstance(message, dict) and "id" in message and "action" not in message and message["id"] != "bad"
+
+
+def _check_reply(
+    history: History, link: LinkHistory, reply: dict[str, Any], asked: dict[Any, dict[str, Any]], streams: set[Any]
+) -> Iterator[str]:
+    ident = reply["id"]
+    request = asked.get(ident)
+    if request is None:
+        yield f"{link} sees an answer to nothing, or a second one: {reply!r}"
+        return
+    if reply.get("more"):
+        streams.add(ident)
+        return
+    del asked[ident]
+    if "error" in reply:
+        code = reply["error"]["code"]
+        if not _may_fail(history, link, request, code):
+            yield f"{link} is told {code} for no reason: {request!r}"
+    elif not _fits(request, reply):
+        yield f"{link} is answered with something else: {reply!r} to {request!r}"
+
+
+def _fits(request: dict[str, Any], reply: dict[str, Any]) -> bool:
+    action, asked, got = request["action"], request.get("data"), reply.get("data")
+    if action in ("$join", "$leave", "enter"):
+        return isinstance(got, dict) and isinstance(asked, dict) and got.get("room") == asked.get("room")
+    if action == "echo":
+        return bool(got == asked)
+    if action in ("say", "shout"):
+        return isinstance(got, dict) and isinstance(asked, dict) and got.get("n") == asked.get("n")
+    return True
+
+
+def _may_fail(history: History, link: LinkHistory, request: dict[str, Any], code: str) -> bool:
+    """Whether a request can be answered with this error after what has happened."""
+    action = request["action"]
+    crashes = history.faults & {"hook_crash", "leave_hook_crash"}
+    causes = {
+        "CANCELLED": _was_cancelled(link, request),
+        "DEADLINE_EXCEEDED": "timeout_ms" in request,
+        "BUSY": action in ("beside", "stream"),
+        "VETO": action in _JOINS and "veto" in link.faults,
+        "INTERNAL": action == "crash" or (action in _JOINS and bool(crashes)),
+        "ROOM_FULL": action in _JOINS and history.settings.capacity is not None,
+        "TOO_MANY_ROOMS": action in _JOINS,
+        "ROOM_FAILED": action in _JOINS,
+        "CLOSED": action in _JOINS,
+        "DENIED": action in (*_JOINS, "$history"),
+    }
+    known = request["action"] in _IN_TURN | {"$leave", "beside", "stream"}
+    return causes.get(code, False) or not known
+
+
+def _was_cancelled(link: LinkHistory, request: dict[str, Any]) -> bool:
+    room = request["data"].get("room") if isinstance(request.get("data"), dict) else None
+    for message in link.sent:
+        if message["action"] == "$cancel" and message["data"]["id"] == request.get("id"):
+            return True
+        if message["action"] == "$leave" and message["data"]["room"] == room:
+            return True
+    return False
+
+
+def _check_order(link: LinkHistory, order: list[Any]) -> Iterator[str]:
+    """What has its turn is answered in turn, but for what was cancelled, which is answered at once."""
+    in_turn = {message["id"] for message in link.sent if "id" in message and message["action"] in _IN_TURN}
+    place = {ident: index for index, ident in enumerate(order)}
+    last = -1
+    for reply in link.seen:
+        if not _is_reply(reply) or reply["id"] not in in_turn:
+            continue
+        if "error" in reply and reply["error"]["code"] == "CANCELLED":
+            continue
+        if place[reply["id"]] < last:
+            yield f"{link} is answered out of turn: {reply!r}"
+        last = max(last, place[reply["id"]])
+
+
+def _must_be_answered(link: LinkHistory) -> bool:
+    """Whether its client had the time to hear everything: it has come to rest, and left by itself much later."""
+    return link.settled and link.left and not link.faults

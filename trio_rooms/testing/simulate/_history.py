@@ -1,0 +1,155 @@
+"""The record of a run, sorted for the checks: by connection and by publication."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import attrs
+import msgspec
+
+from ._record import Called, Delivered, Ended, Fault, Kept, Opened, Record, Seen, Sent, Settled, Welcomed
+from ._settings import Settings
+
+
+@attrs.define(eq=False)
+class LinkHistory:
+    """One connection, as its client saw it and as the program did."""
+
+    number: int
+    client: int
+    serve: int
+    welcomed: bool = False
+    conn: str | None = None
+    """Its id, if anybody has learned it."""
+    talk: list[tuple[int, Sent | Seen]] = attrs.field(factory=list)
+    """What its client sent and saw, each with its place in the record."""
+    faults: list[str] = attrs.field(factory=list)
+    ended: Ended | None = None
+    settled: bool = False
+    """Whether its client has come to rest on it."""
+    hooks: list[Called] = attrs.field(factory=list)
+
+    @property
+    def seen(self) -> Iterator[dict[str, Any]]:
+        """The messages that its client has received."""
+        return (entry.message for _, entry in self.talk if isinstance(entry, Seen))
+
+    @property
+    def sent(self) -> Iterator[Any]:
+        """The messages that its client has sent, or begun to."""
+        return (entry.message for _, entry in self.talk if isinstance(entry, Sent))
+
+    @property
+    def left(self) -> bool:
+        """Whether its client has closed or dropped it."""
+        return self.ended is not None and self.ended.by_client
+
+    @property
+    def close(self) -> Called | None:
+        """The call of ``on_disconnect``."""
+        return next((call for call in self.hooks if call.hook == "on_disconnect"), None)
+
+    def __str__(self) -> str:
+        return f"link {self.number} of client {self.client}"
+
+
+@attrs.frozen(eq=False)
+class Delivery:
+    """A publication that was delivered, and what it says."""
+
+    index: int
+    """Its place in the record."""
+    entry: Delivered
+    event: Any
+
+    @property
+    def n(self) -> object:
+        """By what our own programs know it."""
+        return self.event.get("n") if isinstance(self.event, dict) else None
+
+
+@attrs.define(eq=False)
+class History:
+    """A record, and what can be looked up in it."""
+
+    record: Record
+    settings: Settings
+
+    @cached_property
+    def links(self) -> dict[int, LinkHistory]:
+        """All connections that clients have begun."""
+        found: dict[int, LinkHistory] = {}
+        for index, (_, entry) in enumerate(self.record):
+            if type(entry) is Opened:
+                found[entry.link] = LinkHistory(entry.link, entry.client, entry.serve)
+                continue
+            link = found.get(getattr(entry, "link", None) or -1)
+            if link is not None:
+                _enter(link, index, entry)
+        return found
+
+    @cached_property
+    def deliveries(self) -> list[Delivery]:
+        """All publications that were delivered, in the order in which they were."""
+        return [Delivery(index, entry, msgspec.json.decode(entry.data)) for index, entry in self.record.of(Delivered)]
+
+    @cached_property
+    def kept(self) -> dict[tuple[str, str], list[Kept]]:
+        """What the broker has kept, by room and epoch, in the order of the offsets."""
+        found: dict[tuple[str, str], list[Kept]] = {}
+        for _, entry in self.record.of(Kept):
+            found.setdefault((entry.room, entry.epoch), []).append(entry)
+        return found
+
+    @cached_property
+    def _times(self) -> dict[int, float]:
+        return {id(entry): time for time, entry in self.record}
+
+    def time_of(self, entry: object) -> float:
+        """When an entry was made."""
+        return self._times[id(entry)]
+
+    def time_at(self, index: int) -> float:
+        """When the entry at a place was made."""
+        return self.record[index][0]
+
+    def deliveries_to(self, link: LinkHistory) -> list[tuple[Delivery, str | None]]:
+        """What a connection is to get, each with the room by which it does; without what has a position."""
+        conn = link.conn
+        if conn is None:
+            return []
+        return [
+            (one, one.entry.recipients[conn])
+            for one in self.deliveries
+            if one.entry.offset is None and conn in one.entry.recipients and conn not in one.entry.closing
+        ]
+
+    @cached_property
+    def calls(self) -> list[Called]:
+        """The hooks that were called."""
+        return [entry for _, entry in self.record.of(Called)]
+
+    @cached_property
+    def faults(self) -> frozenset[str]:
+        """The kinds of faults that have struck anybody."""
+        return frozenset(entry.kind for _, entry in self.record.of(Fault))
+
+
+def _enter(link: LinkHistory, index: int, entry: object) -> None:
+    if isinstance(entry, (Sent, Seen)):
+        link.talk.append((index, entry))
+        if isinstance(entry, Seen) and isinstance(entry.message, dict) and entry.message.get("action") == "$welcome":
+            link.conn = entry.message["data"]["connection"]
+    elif isinstance(entry, Called):
+        link.hooks.append(entry)
+        link.conn = entry.conn
+    elif isinstance(entry, Fault):
+        link.faults.append(entry.kind)
+    elif isinstance(entry, Ended):
+        link.ended = entry
+    elif isinstance(entry, Settled):
+        link.settled = True
+    elif isinstance(entry, Welcomed):
+        link.welcomed = True
