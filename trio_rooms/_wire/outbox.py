@@ -370,9 +370,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
             raise ConnectionGone("the connection has ended")
         cost = size + OVERHEAD
         if cost > self._bounds.max_bytes:
-            raise MessageTooLarge(
-                f"a message of {size} bytes is larger than the outbox, {self._bounds.max_bytes} bytes"
-            )
+            raise MessageTooLarge(f"a message of {size} bytes is larger than the outbox of {self._bounds.max_bytes}")
         return cost
 
     def _fits_or_is_taken(self, cost: int) -> bool:
