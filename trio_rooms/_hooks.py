@@ -39,9 +39,9 @@ HookName = Literal[
     "on_leave_room",
     "on_room_open",
     "on_room_close",
-    "on_session_expired",
     "on_user_online",
     "on_user_offline",
+    "on_session_expired",
 ]
 
 Hook = Callable[..., Any]

@@ -124,15 +124,6 @@ class Registrar:
         """
         return self._hook("on_room_close", hook)
 
-    def on_session_expired(self, hook: F) -> F:
-        """``on_session_expired(session_id, user, metadata)``: once for each session, when it can no longer be restored.
-
-        After ``config.session_window``, ``limits.max_sessions``, a close for good (see ``docs/sessions.md``), or with
-        serve; not for sessions whose ``on_connect`` had never begun. ``metadata`` is what was kept of it, a dict;
-        ``user`` None for an anonymous one. There is no connection any more. What it raises is reported.
-        """
-        return self._hook("on_session_expired", hook)
-
     def on_user_online(self, hook: F) -> F:
         """``on_user_online(room, user)``: a user's first connection has joined a room that has presence.
 
@@ -149,6 +140,15 @@ class Registrar:
         when the room closes; then it stands before ``on_room_close``. What it raises is reported.
         """
         return self._hook("on_user_offline", hook)
+
+    def on_session_expired(self, hook: F) -> F:
+        """``on_session_expired(session_id, user, metadata)``: once for each session, when it can no longer be restored.
+
+        After ``config.session_window``, ``limits.max_sessions``, a close for good (see ``docs/sessions.md``), or with
+        serve; not for sessions whose ``on_connect`` had never begun. ``metadata`` is what was kept of it, a dict;
+        ``user`` None for an anonymous one. There is no connection any more. What it raises is reported.
+        """
+        return self._hook("on_session_expired", hook)
 
     def authenticate(self, function: A) -> A:
         """``async def authenticate(request) -> Identity | None``, asked before the upgrade.

@@ -276,8 +276,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
             self._departures = None
 
     def _departing(self) -> Departures:
-        if self._departures is None:
-            self._departures = Departures()
+        self._departures = self._departures or Departures()
         return self._departures
 
     def leave_to_flusher(self) -> None:
@@ -366,9 +365,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
             raise ConnectionGone("the connection has ended")
         cost = size + OVERHEAD
         if cost > self._bounds.max_bytes:
-            raise MessageTooLarge(
-                f"a message of {size} bytes is larger than the outbox ({self._bounds.max_bytes} bytes)"
-            )
+            raise MessageTooLarge(f"a message of {size} bytes is larger than the outbox of {self._bounds.max_bytes}")
         return cost
 
     def _fits_or_is_taken(self, cost: int) -> bool:
