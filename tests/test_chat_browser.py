@@ -10,7 +10,7 @@ import pytest
 
 from browser import Browser, Page, open_browser, requires_browser
 from chat import ROOM, make_manager
-from trio_rooms import serve_rooms
+from trio_rooms import Manager, serve_rooms
 
 pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.time_limit(120), requires_browser]
 
@@ -29,8 +29,8 @@ PEOPLE = """
 
 
 @asynccontextmanager
-async def open_chat() -> AsyncIterator[tuple[Browser, str]]:
-    async with serve_rooms(make_manager()) as server, open_browser() as browser:
+async def open_chat(manager: Manager | None = None) -> AsyncIterator[tuple[Browser, str]]:
+    async with serve_rooms(manager or make_manager()) as server, open_browser() as browser:
         yield browser, f"http://127.0.0.1:{server.port}/"
 
 
@@ -59,7 +59,10 @@ async def sees(page: Page, **people: str) -> None:
 
 async def test_a_tab_that_was_offline_shows_each_message_once() -> None:
     """Must hold 3: nothing of what was said meanwhile is missing or there twice; its own words arrive once."""
-    async with open_chat() as (browser, url):
+    manager = make_manager()
+    restored: list[tuple[str | None, bool]] = []
+    manager.on_connect(lambda conn: restored.append((conn.identity.user, conn.restored)))
+    async with open_chat(manager) as (browser, url):
         ada, bob = await come(browser, url, "Ada"), await come(browser, url, "Bob")
         await say(ada, "one")
         await say(bob, "two")
@@ -90,6 +93,7 @@ async def test_a_tab_that_was_offline_shows_each_message_once() -> None:
         await shows(bob, *as_seen_by("Ada", "You"))
         assert await ada.evaluate(NOTICES) == ["3 messages came while you were away"] * 2
         assert await bob.evaluate(NOTICES) == []
+        assert restored == [("Ada", False), ("Bob", False), ("Ada", True), ("Ada", True)]
         late = await come(browser, url, "Eve")
         await shows(late, *as_seen_by("Ada", "Bob"))
 
