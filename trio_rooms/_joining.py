@@ -38,7 +38,8 @@ class Joined:
     """Where the membership begins in the room's stream; None if the room has no history, or ``new`` is False."""
     recovered: bool | None = None
     """Whether nothing is missing between ``since`` and ``position``; None if there was no ``since``. If it is False,
-    nothing of what is missing was sent: the client has to load its state anew."""
+    as it always is where ``position`` is None, nothing of what is missing was sent: the client has to load its state
+    anew."""
     publications: tuple[HistoryItem, ...] = ()
     """What was sent of the history, ahead of everything live: what the client has missed, or the latest publication
     where the room's ``recovery`` is "cache"."""

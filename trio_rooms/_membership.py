@@ -73,10 +73,10 @@ class Memberships:
         options = self._node.room_options(name)
         room = await self._joined_already(name)
         if room is not None:
-            return Joined(room, new=False)
+            return Joined(room, new=False, recovered=_nothing_recovered(since))
         self._check_bound()
         if not by_client and self._nothing_to_wait_for(name):
-            return self._join_now(name, options)
+            return self._join_now(name, options, since)
         async with self.joining_room(name, options, since=since, client_data=client_data, by_client=by_client) as one:
             outbox = self._conn.outbox
             joined = one.outcome()
@@ -122,7 +122,7 @@ class Memberships:
                 place.check()
                 place.room = room = self._reserve(name, options)
                 await self._prepare(place, room)
-                one = Joining(self, place, Joined(room, new=True, data=data))
+                one = Joining(self, place, Joined(room, new=True, data=data, recovered=_nothing_recovered(since)))
                 if room._stream is None:
                     yield one
                 else:
@@ -186,10 +186,10 @@ class Memberships:
             and not self._conn._hooks.busy
         )
 
-    def _join_now(self, name: str, options: RoomOptions) -> Joined:
+    def _join_now(self, name: str, options: RoomOptions, since: Position | None) -> Joined:
         room = self._reserve(name, options)
         self._begin(room)
-        return Joined(room, new=True)
+        return Joined(room, new=True, recovered=_nothing_recovered(since))
 
     async def _joined_already(self, name: str) -> Room | None:
         """The room if we are in it, after waiting for a join of the same room that is under way."""
@@ -311,3 +311,8 @@ class Memberships:
             # Only this membership: after a kick the room may have been joined anew.
             if self._scoped.get(name) is joined:
                 self.leave(name, "left")
+
+
+def _nothing_recovered(since: Position | None) -> bool | None:
+    """``Joined.recovered`` where there is nothing to recover from."""
+    return None if since is None else False

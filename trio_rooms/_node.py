@@ -308,6 +308,8 @@ class Node:
     def deliver(self, publication: Publication, position: Position | None) -> Report:
         """Serve this node's members. The broker's to call, once for each publication, in order."""
         outcomes: list[Outcome] | None
+        if publication.exclude and self.sessions is not None:
+            publication.exclude = self.sessions.with_owners(publication.exclude)
         if position is not None:
             outcomes = self._deliver_in_stream(publication, position)
             if outcomes is None:
@@ -356,9 +358,11 @@ class Node:
         name = publication.rooms[0]
         self.carrier.passed(publication, position)
         room = self.rooms.get(name)
-        if room is None or room._stream is None:
+        if room is None:
             return []
         publication.overflow = room.options.overflow
+        if room._stream is None:  # only other nodes, with other options, have a history of it
+            return [self.put_all(publication, room._roster.outboxes, publication.exclude)]
         outcome = room._stream.deliver(publication, position)
         return None if outcome is None else [outcome]
 

@@ -78,11 +78,13 @@ class CatchUp:
         return True
 
     def merged(self, part: Slice) -> tuple[Position, tuple[HistoryItem, ...] | None]:
-        """The top of both, and all items of both; None in their place if some are not held."""
+        """The top of both, and all items of both, or the latest; None in their place if some are not held."""
         top = part.position.offset
         if self.top <= top:
             return part.position, part.publications
         position = Position(self.top, part.position.epoch)
+        if self.latest_only:
+            return position, tuple(self.items)
         if self.after > top:
             self.lost = True
         if self.overrun or self.lost:
