@@ -307,28 +307,23 @@ class Node:
 
     def deliver(self, publication: Publication, position: Position | None) -> Report:
         """Serve this node's members. The broker's to call, once for each publication, in order."""
-        outcomes: list[Outcome] | None
         if publication.exclude and self.sessions is not None:
             publication.exclude = self.sessions.with_owners(publication.exclude)
         if position is not None:
-            outcomes = self._deliver_in_stream(publication, position)
-            if outcomes is None:
+            in_stream = self._deliver_in_stream(publication, position)
+            if in_stream is None:
                 return self._delivered_before(publication, position)
+            outcome = in_stream
         elif len(publication.rooms) > 1:
-            outcomes = self._deliver_to_several(publication)
-        elif publication.delivery is not None:
-            outcomes = [self.put_all(publication, self._members_for(publication), publication.exclude)]
+            outcome = self._deliver_to_several(publication)
+        elif publication.delivery is None:
+            outcome = self.fan_out.put_all(publication, self._members_for(publication), publication.exclude)
         else:
-            outcomes = [self.fan_out.put_all(publication, self._members_for(publication), publication.exclude)]
-        report = None
-        for outcome in outcomes:
-            part = Report(True, outcome.enqueued, outcome.dropped, len(outcome.closed), outcome.displaced)
-            report = part if report is None else report + part
-            for ident in outcome.closed:
-                self.connections[ident]._overflowed()
-        report = report or _NOWHERE
-        if position is not None:
-            report = msgspec.structs.replace(report, position=position)
+            outcome = self.put_all(publication, self._members_for(publication), publication.exclude)
+        closed = outcome.closed
+        report = Report(True, outcome.enqueued, outcome.dropped, len(closed), outcome.displaced, position)
+        for ident in closed:
+            self.connections[ident]._overflowed()
         publication.report = report
         if publication.idempotency_key is not None:
             self.carrier.remember(publication, report)
@@ -354,17 +349,16 @@ class Node:
             return self.fan_out.put_all(publication, outboxes, exclude)
         return self.fan_out.put_watched(publication, outboxes, exclude, publication.delivery)
 
-    def _deliver_in_stream(self, publication: Publication, position: Position) -> list[Outcome] | None:
+    def _deliver_in_stream(self, publication: Publication, position: Position) -> Outcome | None:
         name = publication.rooms[0]
         self.carrier.passed(publication, position)
         room = self.rooms.get(name)
         if room is None:
-            return []
+            return Outcome(0)
         publication.overflow = room.options.overflow
         if room._stream is None:  # only other nodes, with other options, have a history of it
-            return [self.put_all(publication, room._roster.outboxes, publication.exclude)]
-        outcome = room._stream.deliver(publication, position)
-        return None if outcome is None else [outcome]
+            return self.put_all(publication, room._roster.outboxes, publication.exclude)
+        return room._stream.deliver(publication, position)
 
     def _members_for(self, publication: Publication) -> Mapping[str, Outbox]:
         """Of its one room, whose policy is noted; or of all."""
@@ -376,14 +370,14 @@ class Node:
         publication.overflow = room.options.overflow
         return room._roster.outboxes
 
-    def _deliver_to_several(self, publication: Publication) -> list[Outcome]:
+    def _deliver_to_several(self, publication: Publication) -> Outcome:
         present = [self.rooms[name] for name in publication.rooms if name in self.rooms]
-        outcomes = []
+        outcome = Outcome(0)
         for name, outboxes in union(((room.name, room._roster) for room in present), publication.exclude):
             part = publication.to(name)
             part.overflow = self.rooms[name].options.overflow
-            outcomes.append(self.fan_out.put_all(part, outboxes))
-        return outcomes
+            outcome += self.fan_out.put_all(part, outboxes)
+        return outcome
 
 
 def _around(name_bytes: int) -> int:
@@ -393,4 +387,3 @@ def _around(name_bytes: int) -> int:
 
 _DEFAULT_OPTIONS = RoomOptions()
 _EMPTY: Mapping[str, Outbox] = MappingProxyType({})
-_NOWHERE = Report(final=True)
