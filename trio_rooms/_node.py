@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
-import msgspec
 import trio
 
 from ._carrier import Carrier, checked_key
