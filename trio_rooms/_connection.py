@@ -120,7 +120,7 @@ class Connection(FromRequest, Restorable, Sending, GoNames):
         self._transport: Transport | None = None
         self._nursery: trio.Nursery | None = None
         self._work = trio.CancelScope()
-        self._tasks: set[trio.CancelScope] | None = None
+        self._tasks: dict[trio.CancelScope, None] | None = None
         self._closed: Close | None = None
         self._gone: trio.Event | None = None
         self._over = False
@@ -353,15 +353,15 @@ class Connection(FromRequest, Restorable, Sending, GoNames):
 
     async def _scoped(self, function: Callable[..., Awaitable[Any]], args: tuple[object, ...]) -> None:
         if self._tasks is None:
-            self._tasks = set()
+            self._tasks = {}
         with trio.CancelScope() as scope:
-            self._tasks.add(scope)
+            self._tasks[scope] = None
             if self._work.cancel_called:
                 scope.cancel(reason="the connection is closing")
             try:
                 await function(*args)
             finally:
-                self._tasks.discard(scope)
+                del self._tasks[scope]
 
     async def _run_task(self, function: Callable[..., Awaitable[Any]], args: tuple[object, ...]) -> None:
         try:

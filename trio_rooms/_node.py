@@ -85,7 +85,7 @@ class Node:
     connections: dict[str, Connection] = attrs.field(factory=dict)
     outboxes: dict[str, Outbox] = attrs.field(factory=dict)
     """Of all connections; see ``Roster.outboxes``."""
-    users: dict[str, set[Connection]] = attrs.field(factory=dict)
+    users: dict[str, dict[str, Connection]] = attrs.field(factory=dict)
     rooms: dict[str, Room] = attrs.field(factory=dict)
     closing_rooms: dict[str, Room] = attrs.field(factory=dict)
     """Rooms that are closed but whose ``on_room_close`` has not ended; the next of that name waits for it."""
@@ -148,7 +148,7 @@ class Node:
         self.connections[conn.id] = conn
         self.outboxes[conn.id] = conn.outbox
         if conn.identity.user is not None:
-            self.users.setdefault(conn.identity.user, set()).add(conn)
+            self.users.setdefault(conn.identity.user, {})[conn.id] = conn
 
     def remove_connection(self, conn: Connection) -> None:
         """Take a connection out of the indexes."""
@@ -156,7 +156,7 @@ class Node:
         self.outboxes.pop(conn.id, None)
         user = conn.identity.user
         if user is not None and user in self.users:
-            self.users[user].discard(conn)
+            self.users[user].pop(conn.id, None)
             if not self.users[user]:
                 del self.users[user]
 
