@@ -687,7 +687,7 @@ async def test_cancel_while_the_answer_waits(autojump_clock: object) -> None:
 # What the library does not have
 
 
-@pytest.mark.parametrize("action", ["$", "$session", "$presences", "$refresh", "$welcome", "$Join"])
+@pytest.mark.parametrize("action", ["$", "$presences", "$refresh", "$welcome", "$Join"])
 @pytest.mark.parametrize("subprotocol", FORMATS)
 @pytest.mark.parametrize("with_session", [False, True])
 async def test_unknown_actions_of_the_library(

@@ -173,6 +173,20 @@ async def two_missed(place: Place) -> None:
     assert await place.client.request("recover", [1, position.epoch]) is False
 
 
+async def away(place: Place) -> None:
+    client = await place.memory.connect(subprotocol="trio-rooms.v1.json")
+    await client.send_action("$session")
+    await client.receive_json()
+    await settle()
+    await client.aclose()
+    await trio.sleep(4)
+
+
+async def two_away(place: Place) -> None:
+    await away(place)
+    await away(place)
+
+
 async def slow_subscription(place: Place) -> None:
     async with place.memory.manager.subscribe("r", overflow="drop_newest"):
         for _ in range(2):
@@ -281,6 +295,7 @@ LIMITS: dict[str, tuple[Any, Callable[[Place], Awaitable[None]]]] = {
     "max_recovery": (1, two_missed),
     "outbox_messages": (3, overflow),
     "outbox_bytes": (400, overflow),
+    "max_sessions": (1, two_away),
     "subscription_messages": (1, slow_subscription),
     "subscription_bytes": (100, slow_subscription),
     "session_messages": (1, sent(*["for the session"] * 2)),
@@ -293,6 +308,7 @@ SETTINGS: dict[str, tuple[Any, Callable[[Place], Awaitable[None]]]] = {
     "handshake_timeout": (3.0, handshake_takes_too_long),
     "write_timeout": (3.0, stalled_writes),
     "hook_timeout": (3.0, hook_hangs),
+    "session_window": (3.0, away),
     "rooms": ("declared", told("ROOM_NOT_FOUND", "join", "undeclared")),
 }
 
@@ -330,7 +346,10 @@ async def test_limit(name: str, autojump_clock: MockClock) -> None:
     value, scenario = LIMITS[name]
     limits: dict[str, Any] = {"outbox_messages": 1000} if name == "outbox_bytes" else {}
     # No answers of our own in between, and a shutdown that waits for no handler that never ends.
-    config = Config(ping_interval=10_000, shutdown_timeout=1, limits=Limits(**{**limits, name: value}))
+    window = 60 if name == "max_sessions" else None
+    config = Config(
+        ping_interval=10_000, shutdown_timeout=1, session_window=window, limits=Limits(**{**limits, name: value})
+    )
     await bites(config, name, scenario)
 
 

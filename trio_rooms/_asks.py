@@ -65,6 +65,8 @@ class Asks:
     async def ask(self, action: str, data: object, type: Any) -> Any:
         """Send a request and wait for its answer; see ``Connection.request``."""
         conn = self._conn
+        if conn._opening is not None:
+            conn._opening.check_task()
         limits = conn._node.config.limits
         decoders = Decoders(type)  # now, for it raises what msgspec does for a type that it cannot build
         if len(self._pending) >= limits.max_pending_asks:

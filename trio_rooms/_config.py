@@ -137,6 +137,10 @@ class Limits:
     """Bytes that wait to be written to one connection; each message is charged its frame plus 64 for what
     it costs us to hold. Beyond it: the room's overflow policy."""
 
+    max_sessions: int = attrs.field(default=10_000, validator=count)
+    """Sessions that are kept for clients that are away, where ``config.session_window`` is set. Beyond it: the one that
+    was kept first ends, as if its time were over."""
+
     subscription_messages: int = attrs.field(default=256, validator=count)
     """Events that wait in one subscription of the program's, unless ``manager.subscribe`` is given another number.
     Beyond it: the overflow policy of the subscription."""
@@ -187,6 +191,10 @@ class Config:
     drain_rate: float = attrs.field(default=1_000.0, validator=positive)
     """Closes per second during a drain, spread at random over the window that this takes (at most half of
     ``shutdown_timeout``), so that clients do not come back all at once."""
+
+    session_window: float | None = attrs.field(default=None, validator=validators.optional(positive))
+    """Seconds after a connection's end within which its client can come back and have its session restored; see
+    ``docs/sessions.md``. None (default): there are no sessions. Only for clients of a v1 format."""
 
     position_check_interval: float | None = attrs.field(
         default=_POSITION_CHECK_INTERVAL, validator=validators.optional(positive)

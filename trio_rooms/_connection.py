@@ -19,15 +19,17 @@ from ._context import in_handler
 from ._dispatch import Dispatcher
 from ._errors import ConnectionGone, OutboxFull, UsageError
 from ._formats import FORMATS
+from ._from_request import FromRequest
 from ._go_names import GoNames
 from ._hooks import HookQueue
 from ._identity import Identity
 from ._joining import Joined, LeaveReason
 from ._log import ConnectionLogger
 from ._membership import Memberships
+from ._restorable import Restorable
 from ._rooms.history import Position
 from ._sending import Sending
-from ._wire.headers import Headers
+from ._sessions import Session
 from ._wire.outbox import Outbox
 from ._wire.outbox_statistics import OutboxStatistics
 from ._wire.request import HandshakeRequest
@@ -36,12 +38,13 @@ from ._wire.transport import Close, Transport
 
 if TYPE_CHECKING:
     from ._node import Node
+    from ._opening import Opening
     from ._room import Room
 
 T = TypeVar("T")
 
 
-class Connection(Sending, GoNames):
+class Connection(FromRequest, Restorable, Sending, GoNames):
     """One client. Given to handlers, hooks and middleware; not made by programs."""
 
     # There are many of them, and most of the time most of them do nothing: what not each of them needs at any time is
@@ -63,8 +66,10 @@ class Connection(Sending, GoNames):
         "_node",
         "_nursery",
         "_on_connect_begun",
+        "_opening",
         "_over",
         "_request",
+        "_session",
         "_sink",
         "_tasks",
         "_transport",
@@ -74,6 +79,7 @@ class Connection(Sending, GoNames):
         "id",
         "identity",
         "outbox",
+        "restored",
         "subprotocol",
     )
 
@@ -86,6 +92,10 @@ class Connection(Sending, GoNames):
         """The negotiated subprotocol; None for the plain format."""
         self.connected_at: datetime = datetime.now(UTC)
         """When the upgrade was accepted, in UTC."""
+        self.restored: bool = False
+        """Whether it has the session of a connection that came before it."""
+        self._session: Session | None = None
+        self._opening: Opening | None = None
         self._metadata: dict[str, Any] | None = None
         self._logger: logging.LoggerAdapter[logging.Logger] | None = None
         self._node = node
@@ -124,7 +134,7 @@ class Connection(Sending, GoNames):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Yours; lives as long as the connection."""
+        """Yours; lives as long as the connection, what is marked with :meth:`keep` as long as its session."""
         if self._metadata is None:
             self._metadata = {}
         return self._metadata
@@ -135,34 +145,6 @@ class Connection(Sending, GoNames):
         if self._logger is None:
             self._logger = ConnectionLogger(self._node.logger, {"connection": self.id, "user": self.identity.user})
         return self._logger
-
-    @property
-    def remote(self) -> str | None:
-        """The address of the client; None where there is none (memory streams, Unix sockets).
-
-        That of the socket's peer, or what that tells of its client if it is one of ``config.trusted_proxies``.
-        """
-        return self._request.remote
-
-    @property
-    def path(self) -> str:
-        """The path of the request, as sent, without the query."""
-        return self._request.path
-
-    @property
-    def query(self) -> Mapping[str, str]:
-        """The query of the request, decoded; of a repeated name the last value."""
-        return self._request.query
-
-    @property
-    def headers(self) -> Headers:
-        """The headers of the request; names are case-insensitive."""
-        return self._request.headers
-
-    @property
-    def cookies(self) -> Mapping[str, str]:
-        """The cookies of the request."""
-        return self._request.cookies
 
     @property
     def rtt(self) -> float | None:
@@ -288,6 +270,8 @@ class Connection(Sending, GoNames):
         if self._closed is not None:
             return False
         self._closed = close
+        if self._session is not None:
+            self._session.note_rooms(self)
         self._memberships.leave_all()
         self.outbox.close()
         if self._asks is not None:
@@ -299,6 +283,12 @@ class Connection(Sending, GoNames):
         if self._end(Close(1006, "nothing was heard from the peer", "network")):
             self._node.counters.dead_peers += 1
             self._cancel_all("the peer is dead")
+
+    def _replace(self) -> None:
+        """Its client has come back by another connection, so nobody is at the other end of this one."""
+        self._end(Close(4501, "replaced"))
+        self._sink.discard()
+        self._cancel_all("replaced")
 
     def _overflowed(self) -> None:
         """A room's policy ends this connection. Only marks it: this runs in the middle of a fan-out."""
@@ -327,7 +317,7 @@ class Connection(Sending, GoNames):
 
     def _is_excluded(self, exclude: frozenset[str]) -> bool:
         """Whether what excludes these is not for this client."""
-        return self.id in exclude
+        return self.id in exclude or (self._session is not None and self._session.id in exclude)
 
     def _notify(self, action: str, data: object) -> None:
         """Tell a v1 client something unasked; an outbox without room drops it, counted."""

@@ -23,6 +23,7 @@ Limited = Literal[
     "max_recovery",
     "max_rooms",
     "max_rooms_per_connection",
+    "max_sessions",
     "message_timeout",
     "presence_bytes",
     "presence_entry_bytes",
@@ -86,6 +87,14 @@ class Statistics:
     """Deliveries that the broker had made before, or of a stream that has been followed by another."""
     insufficient: int
     """Members whose connection was ended with 4010, because their room's stream had a hole or began anew."""
+    sessions_kept: int
+    """Sessions that are kept for clients that are away."""
+    sessions_restored: int
+    """Times that a client came back to its session."""
+    sessions_refused: int
+    """Times that a session was asked for that there was not, not any more, or not for this user."""
+    sessions_expired: int
+    """Sessions that have ended: by their time, by ``max_sessions``, by a close for good, or with serve."""
 
 
 @attrs.define(eq=False)
@@ -109,6 +118,9 @@ class Counters:
     """Users whose ``on_user_online`` has been called, and ``on_user_offline`` not yet; once for each room."""
     repeated: int = 0
     insufficient: int = 0
+    sessions_restored: int = 0
+    sessions_refused: int = 0
+    sessions_expired: int = 0
     rejected: Counter[str] = attrs.field(factory=Counter)
     errors_told: Counter[str] = attrs.field(factory=Counter)
     closes: Counter[str] = attrs.field(factory=Counter)

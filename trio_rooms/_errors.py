@@ -56,6 +56,7 @@ class CloseCode(IntEnum):
     SLOW_CONSUMER = 4008
     INSUFFICIENT_STATE = 4010
     REJECTED = 4500
+    REPLACED = 4501
 
 
 class RoomsError(Exception):

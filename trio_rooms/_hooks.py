@@ -41,6 +41,7 @@ HookName = Literal[
     "on_room_close",
     "on_user_online",
     "on_user_offline",
+    "on_session_expired",
 ]
 
 Hook = Callable[..., Any]

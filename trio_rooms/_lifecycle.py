@@ -30,11 +30,13 @@ from ._boundary import own_cancellations_only, says_only_gone
 from ._context import current_connection, enter_connection
 from ._errors import ActionError, InternalError
 from ._keepalive import first_ping, keep_alive
+from ._opening import Opening
 from ._wire.sink import WriteTimedOut
 from ._wire.transport import Close, Transport, TransportClosed
 
 if TYPE_CHECKING:
     from ._connection import Connection
+    from ._expiry import Expiry
     from ._registry import ConnectionMiddleware
 
 
@@ -60,7 +62,10 @@ async def live(conn: Connection, transport: Transport, alarm: Alarm, *, deadline
                 conn._nursery = nursery
                 # With names, as trio would make a string for each task.
                 nursery.start_soon(_read, conn, transport, name="trio_rooms reader")
-                conn._sink.begin(transport, partial(_start_writer, conn, transport))
+                if conn._node.sessions is not None and conn._format.v1:
+                    conn._opening = Opening(conn, transport, partial(_start_writer, conn, transport))
+                else:
+                    conn._sink.begin(transport, partial(_start_writer, conn, transport))
                 pinger = alarm.call_at(
                     first_ping(conn._node.config.ping_interval, conn._node.rng),
                     partial(_start_pinger, conn, transport, alarm),
@@ -83,11 +88,19 @@ async def live(conn: Connection, transport: Transport, alarm: Alarm, *, deadline
 
 async def _serve(conn: Connection) -> None:
     """Middleware, on_connect, messages; returns when there is nothing more to dispatch."""
-    conn._notify("$welcome", {"connection": conn.id})
+    opening = conn._opening
+    if opening is None:
+        conn._notify("$welcome", {"connection": conn.id})
     with conn._work:
         try:
             with own_cancellations_only():
-                await compose(conn._node.registry.connection_middleware)(conn)
+                try:
+                    if opening is not None:
+                        await opening.begin()
+                    await compose(conn._node.registry.connection_middleware)(conn)
+                finally:
+                    if conn._opening is not None:
+                        conn._opening.welcome()  # before a close that is due now
         except InternalError:
             conn.close(1011, "internal error")  # a hook of a join that it made; reported there
         except ActionError as exc:
@@ -120,11 +133,16 @@ async def _call_layer(
 def _connected(conn: Connection) -> Awaitable[None]:
     # Not a coroutine itself: it would stay for the connection's life, and do nothing.
     conn._on_connect_begun = True
-    return _greet_and_run(conn) if conn._node.registry.hooks["on_connect"] else conn._dispatcher.run()
+    if conn._session is not None:
+        conn._session.began = True
+    greets = conn._opening is not None or conn._node.registry.hooks["on_connect"]
+    return _greet_and_run(conn) if greets else conn._dispatcher.run()
 
 
 async def _greet_and_run(conn: Connection) -> None:
     await conn._hooks.run("on_connect", conn)
+    if conn._opening is not None:
+        await conn._opening.join_again()
     await conn._dispatcher.run()
 
 
@@ -233,6 +251,7 @@ async def _finish(conn: Connection, transport: Transport, error: BaseException |
         conn._hooks.post("on_disconnect", conn, close)
     try:
         if error is None and not conn._hooks.busy:
+            _leave_session(conn)
             await _close_transport(conn, transport, close)
         else:
             with node.grace.shield(max(node.config.close_timeout, node.config.hook_timeout)):
@@ -240,6 +259,9 @@ async def _finish(conn: Connection, transport: Transport, error: BaseException |
                     nursery.start_soon(_close_transport, conn, transport, close)
                     await _run_last_hooks(conn, error)
     finally:
+        expiry = _leave_session(conn)
+        if expiry is not None:
+            await expiry.settle()  # noqa: ASYNC102 - it shields itself
         node.counters.closed(close)
         conn._over = True
         if conn._gone is not None:
@@ -259,3 +281,14 @@ async def _run_last_hooks(conn: Connection, error: BaseException | None) -> None
     if error is not None:
         await node.errors.report(conn, error, "connection")
     await conn._hooks.wait_idle()
+    _leave_session(conn)
+
+
+def _leave_session(conn: Connection) -> Expiry | None:
+    """The connection's hooks are over: it has no part in its session any more. Who ends that, if it had one."""
+    if conn._session is None:
+        return None
+    expiry = conn._node.expiry
+    assert expiry is not None
+    expiry.left(conn)
+    return expiry

@@ -100,11 +100,13 @@ class Memberships:
         since: Position | None = None,
         client_data: Any = None,
         by_client: bool = False,
+        max_items: int | None = None,
         max_bytes: int | None = None,
     ) -> AsyncIterator[Joining]:
         """All of a join that can wait. In the block :meth:`Joining.begin` makes it a membership, else it is undone.
 
-        ``max_bytes`` is the most that is recovered; default is a quarter of an outbox.
+        ``max_items`` and ``max_bytes`` are the most that is recovered; defaults are ``limits.max_recovery`` and a
+        quarter of an outbox.
         """
         if self._joining is None:
             self._joining = {}
@@ -124,9 +126,12 @@ class Memberships:
                 if room._stream is None:
                     yield one
                 else:
+                    limits = self._node.config.limits
                     if max_bytes is None:
-                        max_bytes = self._node.config.limits.outbox_bytes // 4
-                    with room._stream.catching_up() as held:
+                        max_bytes = limits.outbox_bytes // 4
+                    if max_items is None:
+                        max_items = limits.max_recovery
+                    with room._stream.catching_up(max_items) as held:
                         one.recovery = Recovery(
                             node=self._node,
                             name=name,
@@ -269,7 +274,8 @@ class Memberships:
             return True
         room = self.rooms.pop(name, None)
         if room is None:
-            return False
+            session = self._conn._session
+            return session is not None and session.give_up(self._conn, name)
         if self._scoped is not None:
             self._scoped.pop(name, None)
         self._vacate(room, reason)
@@ -281,6 +287,10 @@ class Memberships:
         if room is None or room._presence is None:
             raise Denied("not a member of a room with presence")
         room._presence.update(self._conn, data)
+
+    def lasting(self) -> list[str]:
+        """The rooms that it is in for longer than a block."""
+        return [name for name in self.rooms if self._scoped is None or name not in self._scoped]
 
     def leave_all(self) -> None:
         """The connection has ended: leave in the order of joining, and give up what is being joined."""

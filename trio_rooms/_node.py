@@ -30,6 +30,7 @@ from ._errors import (
     UnrecoverablePosition,
     UsageError,
 )
+from ._expiry import Expiry
 from ._formats import packed
 from ._grace import Grace
 from ._hooks import ErrorReporter, Logger
@@ -42,6 +43,7 @@ from ._rooms.history import Position, Slice
 from ._rooms.names import why_not_a_room
 from ._rooms.publication import Publication, Report
 from ._rooms.roster import union
+from ._sessions import Sessions
 from ._subscription import Subscriptions
 from ._wire.fanout import FanOut, Outcome
 from ._wire.flusher import Flusher
@@ -94,6 +96,10 @@ class Node:
     """Gives publications to the broker."""
     close_code: int = 1001
     """What clients are closed with when the server ends; 1012 once a shutdown has begun that is a restart."""
+    sessions: Sessions | None = attrs.field(init=False, default=None)
+    """None where they are off."""
+    expiry: Expiry | None = attrs.field(init=False, default=None)
+    """Of the sessions."""
     rng: random.Random = attrs.field(factory=generator)
     """For what is spread at random: pings and the closes of a drain. Not for anything secret."""
     errors: ErrorReporter = attrs.field(init=False)
@@ -110,6 +116,11 @@ class Node:
     def __attrs_post_init__(self) -> None:
         self.errors = ErrorReporter(self.registry.hooks, self.logger, timeout=self.config.hook_timeout)
         self.inbox_bound = Bound(self.config.limits.inbox_messages, self.config.limits.read_ahead_bytes)
+        window = self.config.session_window
+        if window is not None:
+            most = self.config.limits.max_sessions
+            self.sessions = Sessions(window=window, most=most, counters=self.counters)
+            self.expiry = Expiry(self, self.sessions)
         self.call_handler = compose(self.registry.middleware)
         largest = self.config.limits.outbox_bytes - _around(self.config.limits.max_room_name_bytes)
         self._small = largest // _GROWTH
@@ -213,7 +224,7 @@ class Node:
         """Encode an event once. Raises :exc:`EncodingError`, :exc:`MessageTooLarge`, :exc:`UsageError`."""
         if isinstance(exclude, str):
             raise UsageError("exclude takes connections or ids, in an iterable")
-        excluded = frozenset([one if isinstance(one, str) else one.id for one in exclude]) if exclude else _NOBODY
+        excluded = self._excluded(exclude) if exclude else _NOBODY
         publication = Publication(rooms, encode(event), excluded, key, action, event=event)
         if idempotency_key is not None:
             publication.idempotency_key = checked_key(idempotency_key)
@@ -224,6 +235,15 @@ class Node:
         if len(publication.data) > self._small or action is not None:
             self._check_size(publication)
         return publication
+
+    def _excluded(self, exclude: Iterable[Connection | str]) -> frozenset[str]:
+        """Ids of connections, and of their sessions: who comes back must not be brought it either."""
+        exclude = tuple(exclude)
+        idents = [one if isinstance(one, str) else one.id for one in exclude]
+        if self.sessions is not None:
+            conns = [self.connections.get(one) if isinstance(one, str) else one for one in exclude]
+            idents += [conn.session_id for conn in conns if conn is not None and conn.session_id is not None]
+        return frozenset(idents)
 
     def _check_size(self, publication: Publication) -> None:
         names = (*publication.rooms, publication.action or "")

@@ -111,11 +111,7 @@ class Recovery(Reading):
             await super().read()
 
     def _is_within_bounds(self, items: tuple[HistoryItem, ...]) -> bool:
-        text = self.conn._format.text
-        return (
-            super()._is_within_bounds(items)
-            and sum((len(item.raw) if text else len(item.packed)) + _ENVELOPE for item in items) <= self.max_bytes
-        )
+        return super()._is_within_bounds(items) and size_of(items, self.conn) <= self.max_bytes
 
     def _for_this_one(self, items: tuple[HistoryItem, ...]) -> tuple[HistoryItem, ...]:
         return tuple(item for item in items if not self.conn._is_excluded(item.exclude))
@@ -143,3 +139,9 @@ class Recovery(Reading):
         except Exception as exc:
             await node.errors.report(self.conn, exc, f"fill of {room.name!r}")  # noqa: ASYNC120 - logs it first
             raise AlreadyReported from exc
+
+
+def size_of(items: tuple[HistoryItem, ...], conn: Connection) -> int:
+    """The bytes that these take in a message to a connection, at most."""
+    text = conn._format.text
+    return sum((len(item.raw) if text else len(item.packed)) + _ENVELOPE for item in items)

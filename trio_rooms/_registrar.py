@@ -141,6 +141,15 @@ class Registrar:
         """
         return self._hook("on_user_offline", hook)
 
+    def on_session_expired(self, hook: F) -> F:
+        """``on_session_expired(session_id, user, metadata)``: once for each session, when it can no longer be restored.
+
+        After ``config.session_window``, ``limits.max_sessions``, a close for good (see ``docs/sessions.md``), or with
+        serve; not for sessions whose ``on_connect`` had never begun. ``metadata`` is what was kept of it, a dict;
+        ``user`` None for an anonymous one. There is no connection any more. What it raises is reported.
+        """
+        return self._hook("on_session_expired", hook)
+
     def authenticate(self, function: A) -> A:
         """``async def authenticate(request) -> Identity | None``, asked before the upgrade.
 

@@ -112,9 +112,9 @@ class RoomStream:
         return Position(min(self._ahead.values()) if all_ahead else self._delivered, self.epoch)
 
     @contextmanager
-    def catching_up(self) -> Iterator[CatchUp]:
-        """While the block runs, what is delivered is held."""
-        one = CatchUp(self._node.config.limits.max_recovery, self._room.options.recovery == "cache")
+    def catching_up(self, max_items: int) -> Iterator[CatchUp]:
+        """While the block runs, what is delivered is held, as far as it may be recovered."""
+        one = CatchUp(max_items, self._room.options.recovery == "cache")
         self._catching_up.append(one)
         try:
             yield one

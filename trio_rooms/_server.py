@@ -130,13 +130,17 @@ class Server:
             presence_resyncs=counters.presence_resyncs,
             repeated=counters.repeated,
             insufficient=counters.insufficient,
+            sessions_kept=0 if node.sessions is None else node.sessions.kept,
+            sessions_restored=counters.sessions_restored,
+            sessions_refused=counters.sessions_refused,
+            sessions_expired=counters.sessions_expired,
         )
 
     def assert_quiescent(self) -> None:
         """Assert that nothing is left. For tests, after ``serve`` has returned.
 
-        Raises AssertionError naming every connection, room, handshake, user entry and task that remains, and how many
-        entries of presence.
+        Raises AssertionError naming every connection, room, handshake, user entry, session and task that remains, and
+        how many entries of presence.
         """
         node = self._node
         left = [
@@ -144,6 +148,7 @@ class Server:
             *(f"user {user!r}" for user in node.users),
             *(f"room {room!r}" for room in node.rooms.values()),
             *(f"closing room {room!r}" for room in node.closing_rooms.values()),
+            *(f"session {session.id!r}" for session in (() if node.sessions is None else node.sessions.all)),
             *(f"task {task.name}" for task in node.nursery.child_tasks),
         ]
         if self._arrivals.open:
@@ -199,6 +204,8 @@ async def serve(  # noqa: ASYNC128 - task_status is handed on
             finally:
                 for room in tuple(server._node.rooms.values()):
                     room.close()
+                if server._node.expiry is not None:
+                    server._node.expiry.end_all()
                 connections_over.set()
     finally:
         for listener in opened:

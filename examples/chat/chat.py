@@ -24,7 +24,7 @@ from typing import Any
 
 import attrs
 
-from trio_rooms import ActionError, Connection, HandshakeRequest, Identity, Manager, Presence, Refuse, Room
+from trio_rooms import ActionError, Connection, HandshakeRequest, Identity, Manager, PresenceOptions, Refuse, Room
 
 ROOM = "chat"
 REMEMBERED = 200  # messages
@@ -72,7 +72,7 @@ def make_manager() -> Manager:
         history_ttl=REMEMBERED_SECONDS,
         history_meta_ttl=2 * REMEMBERED_SECONDS,
         allow_history=True,
-        presence=Presence(entry=entry, grace=5),
+        presence=PresenceOptions(entry=entry, grace=5),
     )
 
     @manager.on("say")

@@ -29,7 +29,7 @@ from typing import Any
 
 import attrs
 
-from trio_rooms import ActionError, Connection, Manager, Presence, Room
+from trio_rooms import ActionError, Connection, Manager, PresenceOptions, Room
 
 ROOM = "board"
 LINGER = 600  # seconds that an empty board is kept as it was left
@@ -84,7 +84,12 @@ def make_manager() -> Manager:
         return {"name": conn.metadata["name"]}
 
     manager.room(
-        ROOM, overflow="conflate", capacity=100, linger=LINGER, authorize=authorize, presence=Presence(entry=entry)
+        ROOM,
+        overflow="conflate",
+        capacity=100,
+        linger=LINGER,
+        authorize=authorize,
+        presence=PresenceOptions(entry=entry),
     )
 
     @manager.on_room_open

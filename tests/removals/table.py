@@ -32,7 +32,7 @@ REMOVALS: dict[str, Edit] = {
         "Config",
         "ping_interval pong_timeout read_buffer_size write_buffer_size max_connections_per_room "
         "handshake_timeout write_timeout close_timeout hook_timeout shutdown_timeout drain_rate "
-        "rooms trusted_proxies position_check_interval limits",
+        "rooms session_window trusted_proxies position_check_interval limits",
     ),
     **_fields(
         "Limits",
@@ -41,7 +41,7 @@ REMOVALS: dict[str, Edit] = {
         "inbox_messages read_ahead_bytes max_pending_asks "
         "max_handlers handler_timeout max_depth max_id_chars max_room_name_bytes "
         "max_connections_per_address max_rooms_per_connection max_rooms outbox_messages outbox_bytes "
-        "session_messages subscription_messages subscription_bytes max_recovery",
+        "max_sessions session_messages subscription_messages subscription_bytes max_recovery",
     ),
     **_fields("RoomOptions", "capacity overflow linger authorize"),
     **_fields(
@@ -145,6 +145,7 @@ REMOVALS: dict[str, Edit] = {
     "Registrar.on_room_close": Unregistered("hook"),
     "Registrar.on_user_online": Unregistered("hook"),
     "Registrar.on_user_offline": Unregistered("hook"),
+    "Registrar.on_session_expired": Unregistered("hook"),
     "Registrar.authenticate": Unregistered("function"),
     "Registrar.session": Unregistered("function"),
     "Registrar.use": Unregistered(),

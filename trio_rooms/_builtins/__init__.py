@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 from .cancel import cancel
 from .history import history
 from .join import join
+from .join import join_reply as join_reply
 from .join import room_to_join as room_to_join
 from .leave import leave
 from .presence import presence
 from .publish import publish
+from .session import returning as returning
+from .session import session
 
 if TYPE_CHECKING:
     from .._dispatch import Dispatcher
@@ -29,4 +32,5 @@ IN_TURN: Final[dict[str | None, Callable[[Dispatcher, Request], Awaitable[Any]]]
     "$join": join,
     "$presence": presence,
     "$publish": publish,
+    "$session": session,
 }

@@ -9,22 +9,17 @@ import msgspec
 from .._errors import Denied, NeedsV1
 from .._messages.decoding import Decoders
 from .._messages.requests import Request
-from .._rooms.history import HistoryItem, Position
-from ._decode import decode
+from .._rooms.history import HistoryItem
+from ._decode import Since, decode
 
 if TYPE_CHECKING:
     from .._connection import Connection
     from .._dispatch import Dispatcher
 
 
-class _Position(msgspec.Struct):
-    epoch: str
-    offset: int
-
-
 class _History(msgspec.Struct):
     room: str
-    since: _Position | None = None
+    since: Since | None = None
     limit: int | None = None
     reverse: bool = False
 
@@ -43,7 +38,7 @@ async def history(dispatcher: Dispatcher, request: Request) -> dict[str, Any]:
         raise Denied
     most = conn._node.config.limits.max_recovery
     limit = most if data.limit is None else max(0, min(data.limit, most))
-    since = None if data.since is None else Position(data.since.offset, data.since.epoch)
+    since = None if data.since is None else data.since.position
     part = await room.history(limit=limit, since=since, reverse=data.reverse)
     return {
         "epoch": part.position.epoch,

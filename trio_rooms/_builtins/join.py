@@ -11,7 +11,7 @@ from .._joining import Joined
 from .._messages.decoding import Decoders
 from .._messages.requests import ANSWERED, Request
 from .._rooms.history import Position
-from ._decode import decode
+from ._decode import Since, decode
 
 if TYPE_CHECKING:
     from .._connection import Connection
@@ -19,14 +19,9 @@ if TYPE_CHECKING:
     from .._wire.frames import Frame
 
 
-class _Since(msgspec.Struct):
-    epoch: str
-    offset: int
-
-
 class _Join(msgspec.Struct):
     room: str
-    since: _Since | None = None
+    since: Since | None = None
     data: Any = None
 
 
@@ -48,7 +43,7 @@ async def join(dispatcher: Dispatcher, request: Request) -> Any:
     if data.since is not None and not conn._format.v1:
         raise NeedsV1("since needs a trio-rooms.v1 subprotocol")
 
-    since = None if data.since is None else Position(data.since.offset, data.since.epoch)
+    since = None if data.since is None else data.since.position
 
     def result(joined: Joined) -> dict[str, Any]:
         return join_reply(conn, joined, since)

@@ -216,6 +216,17 @@ class Inbox:
         handed, self._handed = self._handed, None
         return handed
 
+    async def first(self) -> Request | None:
+        """Wait for the first request, which stays to be taken; None when closed and empty. As cancellable as that."""
+        request = await self.take()
+        if request is not None:
+            if self._queue is None:
+                self._queue = deque()
+            self._queue.appendleft(request)
+            if self._ahead:
+                self._bytes += _charge(request)
+        return request
+
     def close(self, *, discard: bool) -> None:
         """Take nothing more in; with ``discard`` forget what waits. Idempotent."""
         self.closed = True

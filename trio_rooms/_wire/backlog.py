@@ -67,6 +67,13 @@ class Backlog:
             self.droppable_items += 1
             self.droppable_cost += cost
 
+    def add_first(self, frame: Frame) -> None:
+        """Put a private frame ahead of everything."""
+        self.items.insert(0, frame)
+        self.last = self.items[-1]
+        self.cost += self.cost_of(frame)
+        self.data = None
+
     def remove(self, index: int) -> None:
         """Take out an item that will not be written."""
         self._forget((self.items.pop(index),))

@@ -154,6 +154,11 @@ class Outbox(trio.abc.SendChannel[Frame]):
             raise OutboxFull("the outbox is full")
         self._append(frame, cost)
 
+    def send_first(self, frame: Frame) -> None:
+        """Queue a private frame ahead of everything, whatever the bounds, and also if nothing else is taken in."""
+        self._own().add_first(frame)
+        self._enqueued += 1
+
     async def send(self, value: Frame) -> None:
         """Queue a private frame, waiting for room; first come, first served.
 
@@ -276,8 +281,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
             self._departures = None
 
     def _departing(self) -> Departures:
-        if self._departures is None:
-            self._departures = Departures()
+        self._departures = self._departures or Departures()
         return self._departures
 
     def leave_to_flusher(self) -> None:
@@ -366,9 +370,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
             raise ConnectionGone("the connection has ended")
         cost = size + OVERHEAD
         if cost > self._bounds.max_bytes:
-            raise MessageTooLarge(
-                f"a message of {size} bytes is larger than the outbox ({self._bounds.max_bytes} bytes)"
-            )
+            raise MessageTooLarge(f"a message of {size} bytes is larger than the outbox of {self._bounds.max_bytes}")
         return cost
 
     def _fits_or_is_taken(self, cost: int) -> bool:

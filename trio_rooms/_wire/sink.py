@@ -26,6 +26,7 @@ from functools import partial
 import trio
 
 from .flusher import Flusher
+from .frames import Frame
 from .outbox import Outbox
 from .transport import Transport
 
@@ -40,6 +41,7 @@ class Sink:
     __slots__ = (
         "_finishing",
         "_flusher",
+        "_held",
         "_in_hand",
         "_ping_begun",
         "_ping_due",
@@ -76,6 +78,8 @@ class Sink:
         """There is no writer, and this starts it."""
         self._start_again: Callable[[], object] | None = None
         """There is one, and this is for the time after it."""
+        self._held: Callable[[], object] | None = None
+        """What starts the writer, while data is held back; see :meth:`hold`."""
         self._writer: trio.lowlevel.Task | None = None
         self._finishing = False
         self._ping_due = False
@@ -95,6 +99,26 @@ class Sink:
         if self.outbox:
             self.wake_writer()
 
+    def hold(self, transport: Transport, start_writer: Callable[[], object]) -> None:
+        """As :meth:`begin`, but data is held back until :meth:`release`: only control frames are written."""
+        transport.on_control = partial(self._on_control, transport)
+        self._start_writer = self._held = start_writer
+
+    def release(self, transport: Transport, first: Frame) -> None:
+        """Write ``first``, and behind it what was held back; go on as if by :meth:`begin`."""
+        start, self._held = self._held, None
+        if start is None or self._finishing:  # it was discarded
+            self.outbox.dropped += 1
+            return
+        self.outbox.send_first(first)
+        if self._start_writer is not None:
+            self.begin(transport, start)
+            return
+        self._attach(transport)
+        if self._transport is not None:
+            self._start_again = start
+        self.wake_writer()
+
     def _attach(self, transport: Transport) -> None:
         transport.on_control = self.wake_writer
         if transport.direct is not None and self._flusher is not None:
@@ -113,7 +137,8 @@ class Sink:
         Raises ``TransportClosed`` and :exc:`WriteTimedOut`; then, and when cancelled in a write, the
         transport is good for nothing but ``close``, which knows what was torn, and ``abort``.
         """
-        self._attach(transport)
+        if self._held is None:
+            self._attach(transport)
         while True:  # noqa: ASYNC913 - the writer waits whenever there is nothing to write
             if self._in_hand:
                 await self._write_rest(transport)
@@ -121,7 +146,7 @@ class Sink:
                 await self._in_time(transport.send_control)
             elif self._ping_due:
                 await self._write_ping(transport)
-            elif self.outbox:
+            elif self.outbox and self._held is None:
                 await self._write(transport)
             elif self._finishing:
                 return
@@ -224,7 +249,8 @@ class Sink:
     def wake(self) -> None:
         """Have written what was queued: by the flusher where that is possible, else by the writer."""
         if self._flusher is None or self._transport is None:
-            self.wake_writer()
+            if self._held is None:
+                self.wake_writer()
         elif self._writer is not None or self._start_writer is not None:
             self._flusher.mark(self.outbox)
 
