@@ -67,6 +67,8 @@ class Room {
 
   async enter({ epoch, offset, recovered = null, publications = [], data }) {
     const turn = this.#turn;
+    this.#held ??= [];
+    if (!this.position) recovered = null; // the position was that of an earlier join of this page
     Object.assign(this, { joined: true, recovered });
     const known = recovered ? this.position.offset : (publications[0]?.offset ?? offset + 1) - 1;
     const position = offset === undefined ? null : { epoch, offset: known };
@@ -130,6 +132,7 @@ export class RoomsClient extends EventTarget {
   #drainMs = null;
   #state = "";
   #rooms = new Map();
+  #left = new Set();
   #answers = new Map();
   #session = null; // what the server knows us by when we come back, where it has sessions
 
@@ -189,13 +192,16 @@ export class RoomsClient extends EventTarget {
     const room = new Room(name, hooks);
     this.#rooms.get(name)?.end();
     this.#rooms.set(name, room);
+    this.#left.delete(name);
     if (this.#ready) this.#enter(room);
     return room;
   }
 
   leave(name) {
     this.#rooms.get(name)?.end();
-    if (this.#rooms.delete(name) && this.#ready) this.#socket.send(JSON.stringify({ action: "$leave", data: { room: name } }));
+    this.#rooms.delete(name);
+    this.#left.add(name); // until the server knows: a session that is restored would have us in the room again
+    this.request("$leave", { room: name }).then(() => this.#left.delete(name), () => {});
   }
 
   // How the page answers what the server asks: `answer(data)` returns or resolves to the answer. A RequestError that it
@@ -266,6 +272,10 @@ export class RoomsClient extends EventTarget {
     this.#tell("state", { state: "open" });
     this.#tell("welcome", data);
     for (const room of this.#rooms.values()) this.#enter(room, data.rooms?.[room.name]);
+    for (const name of this.#left) {
+      if (data.rooms?.[name]) this.leave(name);
+      else this.#left.delete(name);
+    }
     for (const [id, { idempotent, timer }] of this.#waiting) if (idempotent && timer === undefined) this.#ask(id);
   }
 
