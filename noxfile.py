@@ -93,7 +93,7 @@ def tests_min(session: nox.Session) -> None:
     """
     pins = [lowest(requirement) for requirement in PYPROJECT["project"]["dependencies"]]
     session.install(".", *pins, *group("tests"))
-    run_tests(session, "coverage", "run", "-m", "pytest", "-m", "not long")
+    run_tests(session, "coverage", "run", "-m", "pytest", "-m", "not long and not once")
 
 
 @nox.session
@@ -110,7 +110,7 @@ def tests_oracle(session: nox.Session) -> None:
     """The tests over the transport that is not the default, whose bytes and close codes are others' work."""
     session.install(".", *group("tests"))
     # The generated ones compare the transports anyway.
-    run_tests(session, "pytest", "-m", "not long", "--transport=trio-websocket")
+    run_tests(session, "pytest", "-m", "not long and not once", "--transport=trio-websocket")
 
 
 @nox.session(reuse_venv=False)
