@@ -142,6 +142,13 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def storm(session: nox.Session) -> None:
+    """Clients behind a proxy that cuts, stalls and half-closes, for a minute; a short one is among the tests."""
+    session.install(".", *group("tests"))
+    session.run("python", "-W", "error", "tests/storm.py", *session.posargs)
+
+
+@nox.session
 def removals(session: nox.Session) -> None:
     """Each option, hook and limit is removed, and a test must fail; takes an hour, and is not a part of plain ``nox``.
 
