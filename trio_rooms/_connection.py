@@ -167,7 +167,7 @@ class Connection(FromRequest, Restorable, Sending, GoNames):
         With ``since``, in a room with history, what was published after that position is sent first, all of it and
         ahead of everything live, and the result's ``recovered`` is True. Where that is not possible (it has gone, or
         does not fit into ``limits.max_recovery`` and the outbox as it is now) it is False, and nothing of it is sent.
-        Joining a room that it is in changes nothing and runs no hook. Raises a :exc:`JoinError`, the
+        Joining a room that it is in changes nothing, sends nothing and runs no hook. Raises a :exc:`JoinError`, the
         ActionError of an ``on_join_room`` hook, or :exc:`ConnectionGone`. A cancel leaves it outside the
         room, and hooks that had begun are followed by ``on_leave_room``. Always a checkpoint.
         """
