@@ -155,7 +155,7 @@ class Connection(FromRequest, Restorable, Sending, GoNames):
     def rooms(self) -> Mapping[str, Room]:
         """The rooms that it is in, by name, in the order of joining. A live view; copy it to keep it.
 
-        A loop over it, over ``values()`` or ``items()``, goes over the rooms that there were when it began: what is done
+        A loop over it, its ``values()`` or ``items()``, goes over the rooms that there were when it began: what is done
         in it may end memberships, or the connection.
         """
         return JoinedRooms(self._memberships.rooms)
