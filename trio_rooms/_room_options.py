@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -106,7 +107,7 @@ class RoomOptions:
     allow_history: bool = attrs.field(default=False, validator=validators.instance_of(bool))
     """Whether members may read the history by ``$history``. False (default): ``DENIED``."""
 
-    @property
+    @cached_property
     def keep(self) -> Keep | None:
         """What the broker is to keep; None for a room without history."""
         if not self.history_size:

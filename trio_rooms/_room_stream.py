@@ -120,7 +120,8 @@ class RoomStream:
     @contextmanager
     def catching_up(self, max_items: int) -> Iterator[CatchUp]:
         """While the block runs, what is delivered is held, as far as it may be recovered."""
-        one = CatchUp(max_items, self._room.options.recovery == "cache")
+        latest_only = self._room.options.recovery == "cache"
+        one = CatchUp(max(1, max_items) if latest_only else max_items, latest_only)  # whose one item no budget denies
         self._catching_up.append(one)
         try:
             yield one

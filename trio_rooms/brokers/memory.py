@@ -102,7 +102,9 @@ class MemoryBroker:
         return min(self._streams.due, self._results.due)
 
     def _grown(self) -> None:
-        if self._due < self._wakes_at:
+        due = self._due
+        if due < self._wakes_at:
+            self._wakes_at = due  # said once
             self._sooner.unpark()
 
     def submit(self, publication: Publication) -> Submission:
