@@ -154,6 +154,7 @@ class Opening:
         options = conn._node.room_options(name)
         room = await memberships._joined_already(name)
         if room is not None:
+            # No position: what was sent since it was joined, by on_connect, stands behind $welcome.
             return join_reply(conn, Joined(room, new=False), since)
         memberships._check_bound()
         joining = memberships.joining_room(

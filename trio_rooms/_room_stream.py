@@ -113,6 +113,12 @@ class RoomStream:
         all_ahead = self._ahead and len(self._ahead) == len(self._room._roster.members)
         return Position(min(self._ahead.values()) if all_ahead else self._delivered, self.epoch)
 
+    def position_of(self, conn: Connection) -> Position | None:
+        """Up to where a member was sent everything; None as long as that is not known."""
+        if self.epoch is None:
+            return None
+        return Position(max(self._delivered, self._ahead.get(conn.id, 0)), self.epoch)
+
     @contextmanager
     def catching_up(self, max_items: int) -> Iterator[CatchUp]:
         """While the block runs, what is delivered is held, as far as it may be recovered."""
