@@ -179,6 +179,40 @@ async def test_who_is_not_let_in_is_told() -> None:
         assert is_type_error, "a page without load could not do anything about what is lost"
 
 
+async def test_a_join_that_may_succeed_later() -> None:
+    """Is tried again after a random time that doubles, as long as the page wants the room; so is loading the state."""
+    script = """
+      const refuse = async (action) => {
+        last().say({ id: last().asked(action).id, error: { code: "ROOM_FULL", message: "", temporary: true } });
+        await settled();
+      };
+      client.join("r", hooks);
+      last().welcome();
+      const waits = [];
+      for (let i = 0; i < 3; i++) {
+        await refuse("$join");
+        waits.push(pass());
+      }
+      load = () => client.request("state");
+      await last().reply("$join", { room: "r", epoch: "e", offset: 7 });
+      last().publish(8, 8);
+      await refuse("state");
+      waits.push(pass());
+      await last().reply("$join", { room: "r", epoch: "e", offset: 8 });
+      await last().reply("state", null);
+      last().publish(9, 9);
+      client.leave("r");
+      client.join("r", hooks);
+      await refuse("$join");
+      client.leave("r");
+      const joins = last().sent.filter(({ action }) => action === "$join").length;
+      [...timers.values()].find(({ ms }) => ms === 250).act();
+      return [waits, heard, joins, last().sent.filter(({ action }) => action === "$join").length];
+    """
+    async with open_page() as page:
+        assert await run(page, script) == [[250, 500, 1000, 2000], [None, None, 9], 6, 6]
+
+
 async def test_a_room_that_is_left() -> None:
     """It is left at the server, not joined again, and what is still under way of it goes nowhere."""
     script = """

@@ -26,6 +26,7 @@
 const BASE_MS = 500;
 const MOST_MS = 20_000;
 const REQUEST_MS = 10_000;
+const QUIET_MS = 20_000;
 const MOST_UNSENT = 4_096; // bytes that the browser may keep before `send` says that the line is slow
 const MOST_HELD = 1_000; // publications of a room kept while its state is loaded; requests kept while there is no connection
 
@@ -37,6 +38,9 @@ export class RequestError extends Error {
   }
 }
 
+// Full jitter: clients that were cut off together do not come back together.
+const jitter = (attempt) => Math.random() * Math.min(MOST_MS, BASE_MS * 2 ** attempt);
+
 const isLost = ({ code }) => code === "NOT_CONFIRMED" || code === "NOT_CONNECTED";
 
 // What `client.join` returns. To be read; `client.leave(name)` ends it.
@@ -46,7 +50,8 @@ class Room {
   position = null; // {epoch, offset} up to which the page has everything; null: not yet, or the room has no history
   users = new Map(); // who is present: user -> a list of entries, one for each of its connections
   #hooks;
-  #held = null; // publications that wait for the reply or for `load`
+  tries = 0; // joins that were to be tried again, since the last that was not
+  #held = null; // publications that wait for `load`
   #turn = 0;
 
   constructor(name, hooks) {
@@ -59,15 +64,10 @@ class Room {
     return { room: this.name, since: this.position ?? undefined, data: this.#hooks.data };
   }
 
-  // A join is asked for: whatever comes from here on is behind its reply.
-  begin() {
-    this.#turn++;
-    this.#held = [];
-  }
-
+  // The reply to a join, behind which stands whatever comes from now on.
   async enter({ epoch, offset, recovered = null, publications = [], data }) {
-    const turn = this.#turn;
-    this.#held ??= [];
+    const turn = ++this.#turn;
+    this.#held = [];
     if (!this.position) recovered = null; // the position was that of an earlier join of this page
     Object.assign(this, { joined: true, recovered });
     const known = recovered ? this.position.offset : (publications[0]?.offset ?? offset + 1) - 1;
@@ -85,11 +85,13 @@ class Room {
     for (const publication of [...publications, ...held]) this.hear(publication);
     // Behind the last publication may be some that this connection is excluded from.
     if (position) position.offset = Math.max(position.offset, offset);
+    this.tries = 0;
     this.#hooks.ready?.({ recovered, missed: publications.length });
   }
 
-  // False where too much waits for `load`.
+  // False where too much waits for `load`. What comes before the reply is of an earlier membership.
   hear(publication) {
+    if (!this.joined) return true;
     if (this.#held) return this.#held.push(publication) <= MOST_HELD;
     const { offset, data } = publication;
     if (this.position && offset !== undefined) {
@@ -127,6 +129,8 @@ export class RoomsClient extends EventTarget {
   #ready = false; // the welcome has come
   #timer = 0;
   #attempt = 0;
+  #openedAt = null;
+  #heard = false; // something, since the last look
   #lastId = 0;
   #waiting = new Map(); // id of a request -> {action, data, idempotent, resolve, reject, timer}
   #drainMs = null;
@@ -142,12 +146,14 @@ export class RoomsClient extends EventTarget {
     // Not after "ended": then only the person may ask for another connection.
     addEventListener("online", () => ["offline", "waiting"].includes(this.#state) && this.connect());
     addEventListener("offline", () => this.#lost({ code: 1006, reason: "" }));
+    setInterval(() => this.#look(), QUIET_MS);
   }
 
   connect() {
     clearTimeout(this.#timer);
     if (this.#socket) return;
     this.#tell("state", { state: "connecting" });
+    this.#heard = true;
     const socket = (this.#socket = new WebSocket(this.#url, "trio-rooms.v1.json"));
     // A socket that was given up may still speak; only the current one is heard.
     socket.onopen = () => socket === this.#socket && this.#greet();
@@ -214,14 +220,20 @@ export class RoomsClient extends EventTarget {
   // server without sessions answers that it has none, and that is all right.
   #greet() {
     const positions = {};
-    for (const room of this.#rooms.values()) {
-      room.begin();
-      if (room.position) positions[room.name] = room.position;
-    }
+    for (const { name, position } of this.#rooms.values()) if (position) positions[name] = position;
     this.#socket.send(JSON.stringify({ action: "$session", data: { session: this.#session, positions }, id: 0 }));
   }
 
+  // A network that has gone says nothing, and a browser notices much later. So whoever is silent is asked something that
+  // changes nothing, and an attempt to connect that takes too long is given up.
+  #look() {
+    if (!this.#heard && this.#ready) this.request("$leave", { room: "-" }).catch(() => {});
+    else if (!this.#heard) this.#lost({ code: 1006, reason: "" });
+    this.#heard = false;
+  }
+
   #receive(message) {
+    this.#heard = true;
     const { id, action, data, error } = message;
     if (id !== undefined && action !== undefined) this.#answer(message, this.#socket);
     else if (id !== undefined) this.#settle(id, error, data);
@@ -230,6 +242,7 @@ export class RoomsClient extends EventTarget {
     else if (action === "$drain") this.#drain(data.reconnect_in_ms);
     else if (action === "$closed") this.#closed(data);
     else if (action === "$presence") this.#presence(message.room, data);
+    else if (action?.startsWith("$")) return; // of a later version, or nothing to be done about
     else if (message.room !== undefined) this.#publication(message);
     else this.#tell("direct", message);
   }
@@ -265,7 +278,7 @@ export class RoomsClient extends EventTarget {
   }
 
   #welcome(data) {
-    this.#attempt = 0;
+    this.#openedAt = Date.now();
     this.#drainMs = null;
     this.#ready = true;
     this.#session = data.session ?? null;
@@ -286,11 +299,14 @@ export class RoomsClient extends EventTarget {
     const isCurrent = () => socket === this.#socket && this.#rooms.get(room.name) === room;
     try {
       if (reply?.error) throw new RequestError(reply.error.code, reply.error.message, reply.error.temporary);
-      if (!reply) room.begin();
       reply ??= await this.request("$join", room.request);
       if (isCurrent()) await room.enter(reply);
     } catch (error) {
       if (!isCurrent() || isLost(error)) return;
+      if (error.temporary) {
+        setTimeout(() => isCurrent() && this.#enter(room), jitter(room.tries++));
+        return;
+      }
       this.leave(room.name);
       if (!(error instanceof RequestError)) console.error(error);
       room.end(error);
@@ -324,11 +340,13 @@ export class RoomsClient extends EventTarget {
 
   #lost({ code, reason }) {
     if (!this.#socket) return;
-    const ended = code >= 4500 && code <= 4999;
+    const ended = code === 1000 || code === 1008 || (code >= 4500 && code <= 4999);
     this.#drop({ forGood: ended });
     if (ended) return this.#tell("state", { state: "ended", code, reason });
     if (!navigator.onLine) return this.#tell("state", { state: "offline" });
-    this.#retryIn(this.#delay(), code);
+    const ms = this.#delay();
+    this.#tell("state", { state: "waiting", at: Date.now() + ms, code });
+    this.#timer = setTimeout(() => this.connect(), ms);
   }
 
   #drop({ forGood }) {
@@ -345,17 +363,12 @@ export class RoomsClient extends EventTarget {
     }
   }
 
-  // Full jitter: clients that were cut off together do not come back together. A drain has its own time, once.
+  // A drain has its own time, once. A connection that does not last is a failed attempt, too.
   #delay() {
-    const drainMs = this.#drainMs;
-    this.#drainMs = null;
-    if (drainMs !== null) return drainMs;
-    return Math.random() * Math.min(MOST_MS, BASE_MS * 2 ** this.#attempt++);
-  }
-
-  #retryIn(ms, code) {
-    this.#tell("state", { state: "waiting", at: Date.now() + ms, code });
-    this.#timer = setTimeout(() => this.connect(), ms);
+    const [drainMs, openedAt] = [this.#drainMs, this.#openedAt];
+    this.#drainMs = this.#openedAt = null;
+    if (openedAt !== null && Date.now() - openedAt > Math.min(MOST_MS, BASE_MS * 2 ** this.#attempt)) this.#attempt = 0;
+    return drainMs ?? jitter(this.#attempt++);
   }
 
   #tell(type, detail) {
