@@ -106,8 +106,8 @@ MUTATIONS: dict[str, Rewrite] = {
     ),
     "what is held at a join is taken from one too early": Rewrite(
         "_room_stream.py",
-        "        newer = [item for item in self.items if item.offset > top]\n",
-        "        newer = [item for item in self.items if item.offset >= top]\n",
+        "(item for item in self.items if item.offset > top)",
+        "(item for item in self.items if item.offset >= top)",
     ),
     "who is ahead gets the last one again": Rewrite(
         "_room_stream.py",
@@ -116,13 +116,18 @@ MUTATIONS: dict[str, Rewrite] = {
     ),
     "a history is read from the position itself": Rewrite(
         "_rooms/streams.py",
-        "                items = [item for item in items if item.offset > since.offset]\n",
-        "                items = [item for item in items if item.offset >= since.offset]\n",
+        "max(since.offset - self.trimmed, 0)",
+        "max(since.offset - self.trimmed - 1, 0)",
     ),
     "a history that lacks one is called complete": Rewrite(
         "_rooms/streams.py",
         "self.trimmed <= since.offset <= self.top",
         "self.trimmed <= since.offset + 1 <= self.top + 1",
+    ),
+    "a hole that the broker tells of is nobody's business": Rewrite(
+        "_room_stream.py",
+        "            self.lose_members(publication.after)\n",
+        "            pass\n",
     ),
     "who is excluded is not told the position": Rewrite(
         "_room_stream.py",
