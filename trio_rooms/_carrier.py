@@ -10,6 +10,7 @@ import attrs
 import msgspec
 import trio
 
+from ._context import current_connection
 from ._errors import BrokerBusy, NotServing, UsageError
 from ._formats import packed
 from ._rooms.history import Position
@@ -91,6 +92,9 @@ class Carrier:
         if until not in ("queued", "written"):
             raise UsageError(f'until is "queued" or "written", not {until!r}')
         if until == "written":
+            conn = current_connection()
+            if conn is not None and conn._opening is not None:
+                conn._opening.check_task()
             publication.delivery = Delivery()
         submission = await self._submit_when_ready(publication)
         if publication.report is not None:
