@@ -150,7 +150,7 @@ def storm(session: nox.Session) -> None:
 
 @nox.session
 def flood(session: nox.Session) -> None:
-    """An hour of virtual time of rooms, users, sessions and keys that clients make up; a short one is among the tests."""
+    """An hour of virtual time of rooms, users, sessions and keys that clients make up; a short one is a test."""
     session.install(".", *group("tests"))
     session.run("python", "-W", "error", "tests/flood.py", *session.posargs)
 

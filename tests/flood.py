@@ -6,8 +6,8 @@
 
 Each virtual minute brings rooms that nobody has named before, with history and idempotency keys, and users that nobody
 knows, who join a room with presence, are lost, and never come back for their sessions. Nothing of it may grow beyond
-its bound: after each minute the counts of objects are looked at, and from when the bounds are reached to the end the memory
-that Python has allocated must not rise by more than ``--rise``. Exit status: 0, or 1 after a violation.
+its bound: after each minute the counts of objects are looked at, and from when the bounds are reached to the end the
+memory that Python has allocated must not rise by more than ``--rise``. Exit status: 0, or 1 after a violation.
 """
 
 from __future__ import annotations
