@@ -120,8 +120,12 @@ class _Follower:
     def _compare(self, due: list[Kept], items: list[dict[str, Any]]) -> Iterator[str]:
         if [one.offset for one in due] != [item["offset"] for item in items]:
             yield f"{self.link} gets {[i['offset'] for i in items]}, and misses {[one.offset for one in due]}"
-        elif not all(_is(one, item["data"]) for one, item in zip(due, items, strict=True)):
-            yield f"{self.link} gets what is not in the stream: {items!r}"
+            return
+        for one, item in zip(due, items, strict=True):
+            if ("data" not in item) != (self.link.conn in one.exclude):
+                yield f"{self.link} gets {item!r}, excluded is {sorted(one.exclude)}"
+            elif "data" in item and not _is(one, item["data"]):
+                yield f"{self.link} gets what is not in the stream: {item!r}"
 
     def _latest(self, room: str, place: _Place, items: list[dict[str, Any]]) -> Iterator[str]:
         stream = {one.offset: one for one in self.history.kept.get((room, place.epoch), [])}
@@ -137,7 +141,7 @@ class _Follower:
         items = answer["publications"][::-1] if request.get("reverse") else answer["publications"]
         if items:
             first, last = items[0]["offset"], items[-1]["offset"]
-            run = [one for one in stream if first <= one.offset <= last and self.link.conn not in one.exclude]
+            run = [one for one in stream if first <= one.offset <= last]
             yield from self._compare(run, items)
         if request.get("limit") is not None and len(items) > request["limit"]:
             yield f"{self.link} asks for {request['limit']} and gets {len(items)}"
