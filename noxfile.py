@@ -149,6 +149,13 @@ def storm(session: nox.Session) -> None:
 
 
 @nox.session
+def flood(session: nox.Session) -> None:
+    """An hour of virtual time of rooms, users, sessions and keys that clients make up; a short one is a test."""
+    session.install(".", *group("tests"))
+    session.run("python", "-W", "error", "tests/flood.py", *session.posargs)
+
+
+@nox.session
 def removals(session: nox.Session) -> None:
     """Each option, hook and limit is removed, and a test must fail; takes an hour, and is not a part of plain ``nox``.
 

@@ -48,10 +48,10 @@ async def test_a_drain_says_when_to_come_back() -> None:
 
 
 async def test_the_close_code_decides() -> None:
-    """1000, 1008 and 4500 to 4999 are the end, also when the network goes and comes; others a reason to come back."""
+    """1000, 1008 and 4500 to 4999 are the end, when the network goes and comes, too; after any other it comes back."""
     script = """
       const after = {};
-      for (const code of [1001, 1011, 1012, 4499, 5000, 1000, 1008, 4500, 4999]) {
+      for (const code of [1001, 1002, 1007, 1009, 1011, 1012, 3999, 4000, 4499, 5000, 1000, 1008, 4500, 4501, 4999]) {
         client.connect();
         last().welcome();
         last().end(code, "because");
@@ -64,9 +64,26 @@ async def test_the_close_code_decides() -> None:
       return [after, states.at(-2), sockets.length - count];
     """
     async with open_page() as page:
-        back = dict.fromkeys(("1001", "1011", "1012", "4499", "5000"), "waiting")
-        end = dict.fromkeys(("1000", "1008", "4500", "4999"), "ended")
-        assert await run(page, script) == [back | end, "ended", 1]
+        back = dict.fromkeys("1001 1002 1007 1009 1011 1012 3999 4000 4499 5000".split(), "waiting")
+        ended = dict.fromkeys("1000 1008 4500 4501 4999".split(), "ended")
+        assert await run(page, script) == [back | ended, "ended", 1]
+
+
+@pytest.mark.parametrize(("code", "again"), [(1002, False), (1007, False), (1009, False), (1012, True)])
+async def test_what_ended_the_connection_is_not_repeated(code: int, again: bool) -> None:
+    """After codes that say that the client did wrong, what it had sent is not sent again, idempotent or not."""
+    script = f"""
+      last().welcome();
+      let told = "waits";
+      client.request("large", 1, {{ idempotent: true }}).catch(({{ code }}) => (told = code));
+      last().end({code});
+      pass();
+      last().welcome();
+      await null;
+      return [told, last().asked("large") !== undefined];
+    """
+    async with open_page() as page:
+        assert await run(page, script) == (["waits", True] if again else ["NOT_CONFIRMED", False])
 
 
 async def test_a_page_may_close_it() -> None:

@@ -264,7 +264,7 @@ async def test_nobody_is_there_for_welcome(autojump_clock: MockClock) -> None:
 
 
 async def test_who_makes_welcome_cannot_ask_the_client(autojump_clock: MockClock) -> None:
-    """It would wait for an answer to what is held back: an error at once; a task of the connection may ask."""
+    """Nor wait until something is written: both are held back. An error at once; a task of the connection may wait."""
     manager = make_manager()
     errors: list[UsageError] = []
     answers: list[object] = []
@@ -275,9 +275,10 @@ async def test_who_makes_welcome_cannot_ask_the_client(autojump_clock: MockClock
     @manager.on_connect
     async def connected(conn: Connection) -> None:
         if conn.restored:
-            with pytest.raises(UsageError, match="start_soon") as caught:
-                await conn.request("name")
-            errors.append(caught.value)
+            for wait in (partial(conn.request, "name"), partial(manager.publish, "open-1", 1, until="written")):
+                with pytest.raises(UsageError, match="start_soon") as caught:
+                    await wait()
+                errors.append(caught.value)
             conn.start_soon(ask, conn)
 
     async with serve_in_memory(manager) as memory:
@@ -289,7 +290,7 @@ async def test_who_makes_welcome_cannot_ask_the_client(autojump_clock: MockClock
         assert (await client.receive_json())["action"] == "$welcome"
         assert (await client.receive_json())["id"] == 1
         await client.receive_nothing(1)
-        assert (answers, len(errors)) == (["Ada"], 1)
+        assert (answers, len(errors)) == (["Ada"], 2)
         await client.aclose()
 
 

@@ -218,6 +218,22 @@ async def test_what_the_connection_before_was_excluded_from(by_id: bool, autojum
         await first.client.aclose()
 
 
+async def test_an_exclusion_that_is_on_its_way(autojump_clock: MockClock) -> None:
+    """It is of the connection that has the session when the publication is delivered."""
+    manager = Manager(config=make_manager().config, broker=LaggingBroker(delay=2.0))
+    manager.room("*", authorize=allow)
+    async with serve_in_memory(manager) as memory:
+        first = await visit(memory)
+        await first.join("r")
+        for one in range(10):  # one after the other, so that the last are delivered when it is back
+            manager.broadcast_to_room("r", one, exclude=[first.conn])
+        manager.broadcast_to_room("r", "for all")
+        await first.client.aclose()
+        second = await visit(memory, first.token)
+        assert await second.client.receive_json() == {"room": "r", "data": "for all"}
+        await second.client.aclose()
+
+
 async def test_another_client_is_brought_it(autojump_clock: MockClock) -> None:
     """The exclusion is of one session, and of nobody else."""
     async with serve_in_memory(make()) as memory:

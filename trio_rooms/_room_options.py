@@ -93,7 +93,8 @@ class RoomOptions:
 
     history_meta_ttl: float = attrs.field(default=86_400.0, validator=positive)
     """Seconds after the last publication or join for which the room's epoch and offset are kept; then its stream
-    begins anew, with another epoch. At least ``history_ttl``."""
+    begins anew, with another epoch. At least ``history_ttl``. The broker of one process keeps those of rooms with
+    members for as long as they have any."""
 
     recovery: Recovery = attrs.field(default="stream", validator=validators.in_(("stream", "cache")))
     """"stream" (default): who comes back with its position gets all that it has missed, or is told that it does not.

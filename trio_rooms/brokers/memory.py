@@ -88,7 +88,7 @@ class MemoryBroker:
                 with trio.CancelScope(deadline=self._wakes_at):
                     await self._sooner.park()
                 now = trio.current_time()
-                self._streams.expire(now)
+                self._streams.expire(now, self._subscribed)
                 self._results.expire(now)
         finally:
             self._deliver = None

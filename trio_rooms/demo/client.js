@@ -341,7 +341,7 @@ export class RoomsClient extends EventTarget {
   #lost({ code, reason }) {
     if (!this.#socket) return;
     const ended = code === 1000 || code === 1008 || (code >= 4500 && code <= 4999);
-    this.#drop({ forGood: ended });
+    this.#drop({ forGood: ended, ourFault: [1002, 1007, 1009].includes(code) });
     if (ended) return this.#tell("state", { state: "ended", code, reason });
     if (!navigator.onLine) return this.#tell("state", { state: "offline" });
     const ms = this.#delay();
@@ -349,16 +349,18 @@ export class RoomsClient extends EventTarget {
     this.#timer = setTimeout(() => this.connect(), ms);
   }
 
-  #drop({ forGood }) {
+  // What may have made the server end the connection is not sent again, or it would for ever.
+  #drop({ forGood, ourFault = false }) {
     const socket = this.#socket;
     this.#socket = null;
     this.#ready = false;
     socket?.close();
     for (const room of this.#rooms.values()) room.end();
     for (const [id, waiting] of [...this.#waiting]) {
+      const wasSent = waiting.timer !== undefined;
       clearTimeout(waiting.timer);
       waiting.timer = undefined;
-      if (waiting.idempotent && !forGood) continue;
+      if (waiting.idempotent && !forGood && !(ourFault && wasSent)) continue;
       this.#settle(id, { code: "NOT_CONFIRMED", message: "The connection was lost before an answer came.", temporary: true });
     }
   }

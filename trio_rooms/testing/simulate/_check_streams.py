@@ -106,7 +106,9 @@ class _Follower:
         if not answer.get("recovered"):
             if items:
                 yield f"{self.link} is not recovered, and gets {items!r}"
-            if since is not None and not self._may_be_lost(index, room, since, place):
+            # A member already: nothing is sent to it, and it is told where it is.
+            is_member = self.places.get(room) == place or self._entered(room)
+            if since is not None and not is_member and not self._may_be_lost(index, room, since, place):
                 yield f"{self.link} is not recovered for no reason: {request!r}, {answer!r}"
             return
         if since is None or since["epoch"] != place.epoch:
