@@ -41,6 +41,7 @@ from trio_rooms.testing import Opcode, client_frame, handshake_bytes
 ROOMS = 20
 FAULT = 0.01  # of each step
 STEPS = 5  # of a life, on average
+ACTIONS = ("echo", "echo", "echo", "echo", "say")  # what is said goes to 25, whose ends are all in this process
 KEPT = 2.0  # seconds, for which whatever outlives its connection or room does so
 KEEPING = "keeping-"  # how the names of rooms begin that have history and presence
 V1 = "trio-rooms.v1.json"
@@ -185,7 +186,7 @@ class Soak:
             if self.rng.random() < FAULT:
                 await self._misbehave(peer, server, self.rng.choice(FAULTS))
                 return
-            await peer.send(action=self.rng.choice(["echo", "say"]), data="x" * self.rng.randrange(500), id=1)
+            await peer.send(action=self.rng.choice(ACTIONS), data="x" * self.rng.randrange(500), id=1)
         # 1001, unlike 1000, leaves a session to come back to.
         code = self.rng.choice([b"\x03\xe8", b"\x03\xe9"])
         await peer.stream.send_all(client_frame(Opcode.CLOSE, code, mask="random"))
