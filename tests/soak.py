@@ -46,7 +46,7 @@ KEPT = 2.0  # seconds, for which whatever outlives its connection or room does s
 KEEPING = "keeping-"  # how the names of rooms begin that have history and presence
 V1 = "trio-rooms.v1.json"
 PAUSE = 1.0  # seconds between two steps, on average
-WARM_UP = 30.0  # seconds; until then each client has been there a few times
+WARM_UP = 60.0  # seconds; until then each client has been there a few times
 
 #: What a client does at a bad step; the server is to take each for what it is.
 FAULTS = ("reset", "torn", "violation", "crash", "deaf", "half a handshake")
