@@ -139,6 +139,7 @@ _DRAWS: Final[dict[str, Callable[[random.Random, Settings, int], Arguments]]] = 
     "restart": _restart,
     "forget": _room,
     "busy": _times,
+    "lose": _times,
     "veto": _times,
     "hook_crash": _times,
 }

@@ -61,6 +61,7 @@ FAULTS: Final[dict[str, int]] = {
     "veto": 2,
     "hook_crash": 1,
     "forget": 2,
+    "lose": 2,
 }
 
 #: Those faults that strike one connection.
@@ -153,7 +154,7 @@ def draw_plan(seed: int, *, speak: Speak | None = None, rooms: tuple[str, ...] |
 # What makes sense whatever the program is.
 _FOR_ANY_PROGRAM = frozenset(
     "join leave bad hang_up drop publish broadcast kick close_room close_connection restart".split()
-    + "cut stall silence trickle slow kill busy forget".split()
+    + "cut stall silence trickle slow kill busy forget lose".split()
 )
 
 
