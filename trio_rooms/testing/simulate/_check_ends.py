@@ -35,6 +35,8 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
         )
     if code == 4001:
         return "close" in link.faults
+    if code == 4501:
+        return any(other.client == link.client and other is not link for other in history.links.values())
     if code == 4010:
         return _stream_was_lost(history)
     if code == 1008:
@@ -55,7 +57,7 @@ def _stream_was_lost(history: History) -> bool:
 
 def _may_be_cut_off(link: LinkHistory) -> bool:
     """Whether the server has ended it at once, perhaps in the middle of a frame."""
-    return link.close is not None and link.close.detail[0] in (4008, 1001, 1012)
+    return link.close is not None and link.close.detail[0] in (4008, 1001, 1012, 4501)
 
 
 def check_liveness(history: History) -> Iterator[str]:

@@ -18,7 +18,8 @@ from trio_rooms import Manager
 from ._application import Application, Program
 from ._broker import Watch, WatchedBroker
 from ._director import Director
-from ._hooks import Hooks
+from ._follower import Followers
+from ._hooks import Hooks, link_of
 from ._host import Host
 from ._link import Link
 from ._network import Network
@@ -88,6 +89,8 @@ class World:
                     number,
                     f"trio-rooms.v1.{settings.formats[number]}",
                     settings.loyal[number],
+                    settings.returning[number] and settings.config.session_window is not None,
+                    f"user-{number // 2}" if settings.named else "",
                     self._path,
                     self._network,
                     self._record,
@@ -114,6 +117,7 @@ class World:
             self._publisher,
             self._trouble,
             self._broker,
+            Followers(self._manager, self._record),
             self._record,
             self._link_of,
             self._hooks.conns.get,
@@ -155,7 +159,12 @@ class World:
         for index, (room, members) in enumerate(places.items()):
             n = -100 * number - index - 1
             await trio.sleep(_PAUSE)
-            self._record.add(Beacon(n, room, tuple(link.number for link in members)))
+            self._record.add(Beacon(n, room, tuple(link.number for link in members), self._present(room)))
             await self._publisher.publish(Say(room, n))
         await trio.sleep(_PAUSE)
         return len(links) == len(self._players) and all(link.usable for link in links)
+
+    def _present(self, name: str) -> tuple[tuple[str, int | None], ...]:
+        room = self._manager.get_room(name)
+        members = () if room is None else room.members
+        return tuple((conn.identity.user or conn.id, link_of(conn)) for conn in members)
