@@ -17,7 +17,6 @@ from ._check_accounts import (
     check_written,
 )
 from ._check_asks import check_answers
-
 from ._check_delivery import check_membership, check_oracle, check_views
 from ._check_ends import check_closes, check_liveness
 from ._check_followers import check_followers

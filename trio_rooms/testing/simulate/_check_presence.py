@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import attrs
-
 from ._history import History, LinkHistory
 from ._record import Beacon, Called, Ended, Healed, Seen
 
@@ -44,14 +42,6 @@ def _apply(link: LinkHistory, room: str, data: Mapping[str, Any], pictures: dict
     for user, entries in data["joins"].items():
         for entry in entries:
             picture.setdefault(user, {})[entry["id"]] = entry
-
-
-@attrs.define
-class _Rest:
-    """The record read up to its last beacons."""
-
-    pictures: dict[tuple[int, str], Picture] = attrs.field(factory=dict)
-    changed: float = 0.0
 
 
 def _check_rest(history: History) -> Iterator[str]:

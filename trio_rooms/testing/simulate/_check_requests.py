@@ -9,7 +9,9 @@ from ._history import History, LinkHistory
 from ._record import Seen, Sent
 
 #: What has its turn: these are answered in the order in which they were asked.
-_IN_TURN: Final = frozenset({"$join", "enter", "say", "shout", "echo", "sleep", "crash", "$history", "$publish", "status", "ask"})
+_IN_TURN: Final = frozenset(
+    {"$join", "enter", "say", "shout", "echo", "sleep", "crash", "$history", "$publish", "status", "ask"}
+)
 
 _JOINS: Final = frozenset({"$join", "enter"})
 

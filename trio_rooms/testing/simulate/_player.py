@@ -120,7 +120,9 @@ class Player:
         if wire is None:
             return None
         self.record.add(Opened(number, self.number, self.serve()))
-        link = Link(wire, self.record, subprotocol=self.subprotocol, on_message=lambda message: self._on_message(link, message))
+        link = Link(
+            wire, self.record, subprotocol=self.subprotocol, on_message=lambda message: self._on_message(link, message)
+        )
         for step in self._for_next:
             self._strike(wire, step)
         self._for_next.clear()
