@@ -170,6 +170,11 @@ class WatchedBroker:
         self._record.add(Submitted(number, publication.rooms, publication.data))
         return submission
 
+    @property
+    def busy_for(self) -> float:
+        """Seconds after which all that is under way has been delivered, or never will be."""
+        return 0.0 if self.lagging is None else 2 * self.lagging.delay * len(self._under_way)
+
     async def wait_ready(self) -> None:
         """As the other one."""
         await self._inner.wait_ready()

@@ -56,8 +56,8 @@ def _check_rest(history: History) -> Iterator[str]:
             list(_apply(history.links[entry.link], entry.message["room"], entry.message["data"], known))
         elif isinstance(entry, Ended) or (isinstance(entry, Called) and entry.hook == "on_disconnect"):
             ended = time
-        elif isinstance(entry, Beacon) and index > last and entry.room.startswith("people-"):
-            if time - ended > _SETTLED:
+        elif isinstance(entry, Beacon) and index > last and time - ended > _SETTLED:
+            if entry.room.startswith("people-"):
                 yield from _check_beacon(history, entry, pictures)
 
 

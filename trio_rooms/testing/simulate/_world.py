@@ -75,6 +75,7 @@ class World:
                     self._make_players(clients)
                     await self._do_steps()
                     await self._come_to_rest()
+                    await trio.sleep(self._broker.busy_for)  # who has published waits for it
                     for player in self._players:
                         if player.link is not None:
                             await player.link.hang_up()
