@@ -65,6 +65,7 @@ def check_fifo(history: History) -> Iterator[str]:
 def check_keys(history: History) -> Iterator[str]:
     """Of publications with the same idempotency key a server's broker delivers one to each room."""
     keys = {str(entry.n): entry.once for _, entry in history.record.of(Published) if entry.once is not None}
+    keys.update((n, key) for n, key in _client_keys(history) if key is not None)
     ends = [index for index, _ in history.record.of(Served)]
     times: Counter[tuple[int, tuple[str, ...], str]] = Counter()
     for one in history.deliveries:
@@ -75,6 +76,33 @@ def check_keys(history: History) -> Iterator[str]:
     for (_, rooms, key), count in times.items():
         if count > 1:
             yield f"key {key!r} is delivered {count} times to {rooms}"
+
+
+def _client_keys(history: History) -> Iterator[tuple[str, str | None]]:
+    """What clients have asked to be published, and its key, which is that of a user, or of a connection."""
+    for link in history.links.values():
+        owner = f"user {link.client // 2}" if history.settings.named else f"link {link.number}"
+        for message in link.sent:
+            if message["action"] == "$publish":
+                key = message["data"].get("idempotency_key")
+                yield str(message["data"]["data"]["n"]), None if key is None else f"{owner} {key}"
+
+
+def check_posts(history: History) -> Iterator[str]:
+    """What a client is told to be published is delivered, or another one of the same key was."""
+    if history.faults & {"lose", "kill"}:
+        return
+    keys = dict(_client_keys(history))
+    delivered = {str(one.n) for one in history.deliveries}
+    known = {keys.get(n) for n in delivered}
+    for link in history.links.values():
+        posts = {one["id"]: str(one["data"]["data"]["n"]) for one in link.sent if one["action"] == "$publish"}
+        for message in link.seen:
+            n = posts.get(message.get("id", ""))
+            if n is None or "data" not in message or n in delivered:
+                continue
+            if keys[n] is None or keys[n] not in known:
+                yield f"{link} is told that {n} is published, which was never delivered"
 
 
 #: How often a publication is delivered, by what was said of it; of anything else: at most once.

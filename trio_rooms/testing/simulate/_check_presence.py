@@ -57,12 +57,13 @@ def _check_rest(history: History) -> Iterator[str]:
         elif isinstance(entry, Ended) or (isinstance(entry, Called) and entry.hook == "on_disconnect"):
             ended = time
         elif isinstance(entry, Beacon) and index > last and time - ended > _SETTLED:
-            if entry.room.startswith("people-"):
-                yield from _check_beacon(history, entry, pictures)
+            yield from _check_beacon(history, entry, pictures)
 
 
 def _check_beacon(history: History, beacon: Beacon, pictures: Mapping[int, Mapping[str, Picture]]) -> Iterator[str]:
     present: dict[str, set[int | None]] = {}
+    if not beacon.room.startswith("people-"):
+        return
     for user, link in beacon.present:
         present.setdefault(user, set()).add(link)
     for number in beacon.links:
