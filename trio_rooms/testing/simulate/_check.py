@@ -22,6 +22,7 @@ from ._check_delivery import check_membership, check_oracle, check_views
 from ._check_ends import check_closes, check_liveness
 from ._check_followers import check_followers
 from ._check_hooks import check_connections, check_memberships, check_rooms
+from ._check_library import check_library
 from ._check_presence import check_online, check_presence
 from ._check_requests import check_replies
 from ._check_sessions import check_expiry, check_returns
@@ -51,6 +52,7 @@ CHECKS: Final[tuple[Callable[[History], Iterator[str]], ...]] = (
     check_until_written,
     check_answers,
     check_followers,
+    check_library,
     check_presence,
     check_online,
     check_expiry,

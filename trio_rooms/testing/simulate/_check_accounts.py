@@ -131,14 +131,21 @@ def check_statistics(history: History) -> Iterator[str]:
 
 def check_until_written(history: History) -> Iterator[str]:
     """Who sees what was waited for until it was written is counted as one to whom it was."""
-    seen: Counter[Any] = Counter()
-    for link in history.links.values():
-        for message in link.seen:
-            if "room" in message and "id" not in message and isinstance(message.get("data"), dict):
-                seen[message["data"].get("n")] += 1
-    for _, entry in history.record.of(Published):
-        if entry.written is not None and entry.outcome == "final" and seen[entry.n] > entry.written:
-            yield f"publication {entry.n} is written to {entry.written}, and {seen[entry.n]} see it"
+    links = {link.conn: link for link in history.links.values()}
+    awaited = {str(entry.n): entry for _, entry in history.record.of(Published) if entry.written is not None}
+    for one in history.deliveries:
+        entry = awaited.get(str(one.n))
+        if entry is None or entry.written is None or entry.outcome != "final":
+            continue
+        recipients = [links[conn] for conn in one.entry.recipients if conn in links]
+        seen = sum(any(_is_live(message, entry) for message in link.seen) for link in recipients)
+        if seen > entry.written:
+            yield f"publication {entry.n} is written to {entry.written}, and {seen} see it"
+
+
+def _is_live(message: Any, entry: Published) -> bool:
+    data = message.get("data")
+    return "room" in message and "id" not in message and isinstance(data, dict) and data.get("n") == entry.n
 
 
 def _check_totals(history: History, served: Served) -> Iterator[str]:

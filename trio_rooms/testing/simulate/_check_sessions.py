@@ -66,7 +66,7 @@ def _check_time(history: History, session: _Session, end: float | None) -> Itera
     kept = history.time_at(session.expired[0][0]) - history.time_at(index)
     for_good = code == 1000 or (by == "server" and (code == 1008 or code >= 4500))
     ending = end - history.time_at(session.expired[0][0]) <= history.settings.config.shutdown_timeout + _SLACK
-    if kept < window and not for_good and not ending:
+    if kept < window - 0.001 and not for_good and not ending:
         yield f"session {session.id} was kept {kept} s"
     if kept > (0 if for_good else window) + _SLACK and not _may_have_been_used(history):
         yield f"session {session.id} was kept {kept} s after {code}"
@@ -133,7 +133,9 @@ def _check_rooms(history: History, before: LinkHistory, link: LinkHistory, data:
         and "id" in entry.message
         and "room" in entry.message["data"]
     }
-    left = {message["data"]["room"] for message in before.sent if message.get("action") == "$leave"}
+    left = {
+        message["data"]["room"] for one in (before, link) for message in one.sent if message.get("action") == "$leave"
+    }
     for room in lost:
         if room in known - left and room not in data["rooms"]:
             yield f"{link} is restored, and not in {room!r}"

@@ -189,6 +189,18 @@ class Unfollowed:
 
 
 @attrs.frozen
+class Given:
+    """A client of the library has received an event of a room, or a gap."""
+
+    client: int
+    room: str
+    data: Any = None
+    at: tuple[int, str] | None = None
+    gap: str | None = None
+    """Why something may be missing; "over" where its membership has ended for good."""
+
+
+@attrs.frozen
 class Called:
     """A hook of the program has been called."""
 

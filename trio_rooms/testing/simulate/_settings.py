@@ -26,6 +26,8 @@ class Settings:
     """The subprotocol of each client."""
     loyal: tuple[bool, ...]
     """Which of the clients join their rooms again by themselves when they connect."""
+    library: int
+    """How many clients there are besides, made with ``trio_rooms.client``."""
     returning: tuple[bool, ...]
     """Which of the clients ask for their session when they connect, where there are sessions."""
     named: bool
@@ -83,6 +85,7 @@ def draw_settings(rng: random.Random, *, rooms: tuple[str, ...] | None) -> Setti
         clients=clients,
         formats=tuple(rng.choice(["json", "json", "msgpack"]) for _ in range(clients)),
         loyal=tuple(rng.random() < 0.5 for _ in range(clients)),
+        library=0 if rooms else rng.choice([0, 0, 0, 1, 2]),
         returning=tuple(rng.random() < 0.7 for _ in range(clients)),
         named=rng.random() < 0.5,
         rooms=rooms or _draw_rooms(rng),

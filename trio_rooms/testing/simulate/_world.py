@@ -21,6 +21,7 @@ from ._director import Director
 from ._follower import Followers
 from ._hooks import Hooks, link_of
 from ._host import Host
+from ._library import LibraryClient
 from ._link import Link
 from ._network import Network
 from ._plan import Plan
@@ -55,6 +56,7 @@ class World:
         self._host = Host(self._manager, record, self._hooks, path=self._path)
         self._network = Network(settings.carrier, record, self._host.listening, self._host.accept)
         self._players: list[Player] = []
+        self._library: list[LibraryClient] = []
         self._links = 0
 
     def _make_manager(self, program: Program | None) -> Manager:
@@ -76,6 +78,8 @@ class World:
                     await self._do_steps()
                     await self._come_to_rest()
                     await trio.sleep(self._broker.busy_for)  # who has published waits for it
+                    for client in self._library:
+                        client.over.set()
                     for player in self._players:
                         if player.link is not None:
                             await player.link.hang_up()
@@ -101,6 +105,13 @@ class World:
                     self._link_of,
                 )
             )
+
+        for number in range(settings.library):
+            client = LibraryClient(
+                number, self._plan.seed, settings, self._path, self._network, self._record, self._next_link
+            )
+            self._library.append(client)
+            nursery.start_soon(client.run)
 
     def _next_link(self) -> int:
         self._links += 1
@@ -138,6 +149,8 @@ class World:
             self._broker.lagging.losing = 0
         for player in self._players:
             player.heal()
+        for client in self._library:
+            client.heal()
         for number in range(_ROUNDS):
             self._network.heal()
             await trio.sleep(_PAUSE)  # what was on its way to fail has failed by then
