@@ -93,7 +93,7 @@ def tests_min(session: nox.Session) -> None:
     """
     pins = [lowest(requirement) for requirement in PYPROJECT["project"]["dependencies"]]
     session.install(".", *pins, *group("tests"))
-    run_tests(session, "coverage", "run", "-m", "pytest", "-m", "not long")
+    run_tests(session, "coverage", "run", "-m", "pytest", "-m", "not long and not once")
 
 
 @nox.session
@@ -110,7 +110,7 @@ def tests_oracle(session: nox.Session) -> None:
     """The tests over the transport that is not the default, whose bytes and close codes are others' work."""
     session.install(".", *group("tests"))
     # The generated ones compare the transports anyway.
-    run_tests(session, "pytest", "-m", "not long", "--transport=trio-websocket")
+    run_tests(session, "pytest", "-m", "not long and not once", "--transport=trio-websocket")
 
 
 @nox.session(reuse_venv=False)
@@ -139,6 +139,20 @@ def soak(session: nox.Session) -> None:
     """Clients come and go for ten minutes, and nothing may grow; not a part of plain ``nox``. ``-- --minutes 1``."""
     session.install(".", *group("tests"))
     session.run("python", "-W", "error", "tests/soak.py", *session.posargs)
+
+
+@nox.session
+def storm(session: nox.Session) -> None:
+    """Clients behind a proxy that cuts, stalls and half-closes, for a minute; a short one is among the tests."""
+    session.install(".", *group("tests"))
+    session.run("python", "-W", "error", "tests/storm.py", *session.posargs)
+
+
+@nox.session
+def flood(session: nox.Session) -> None:
+    """An hour of virtual time of rooms, users, sessions and keys that clients make up; a short one is a test."""
+    session.install(".", *group("tests"))
+    session.run("python", "-W", "error", "tests/flood.py", *session.posargs)
 
 
 @nox.session

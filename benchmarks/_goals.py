@@ -79,9 +79,12 @@ def _later(step: str) -> Measured:
     return measured
 
 
+def _with(variant: str, step: str) -> Measured:
+    return lambda results: results.ratio(("features", variant, f"{step}.cpu_us"), ("features", US, f"{step}.cpu_us"))
+
+
 def _with_all_on(step: str) -> Measured:
-    every = "+ logger, recovery, hooks, typed"
-    return lambda results: results.ratio(("features", every, f"{step}.cpu_us"), ("features", US, f"{step}.cpu_us"))
+    return _with("+ logger, recovery, hooks, typed", step)
 
 
 def _millions_where_the_floor_can(results: Results) -> float | None:
@@ -148,6 +151,8 @@ GOALS: tuple[Goal, ...] = (
     Goal(6, "full collections during a fan-out, 64 in flight", _own("fanout-128", "gc64.full"), 0, unit=""),
     Goal(7, "idle room: with logger, hooks and typed decoding, to without", _with_all_on("w1"), 1.2),
     Goal(7, "busy room: with logger, hooks and typed decoding, to without", _with_all_on("w64"), 1.2),
+    Goal(9, "idle room: with history and presence, to without", _with("+ history, presence", "w1"), 1.2),
+    Goal(9, "busy room: with history and presence, to without", _with("+ history, presence", "w64"), 1.2),
 )
 
 

@@ -86,6 +86,14 @@ VARIANTS: tuple[Subject, ...] = (
         "logger,recovery,hooks,typed",
         kind="variant",
     ),
+    _ours("+ history", "A history of 100 events in each room.", "--with", "history", kind="variant"),
+    _ours(
+        "+ history, presence",
+        "Both, in each room; of presence clients are told nothing, as they speak the plain format.",
+        "--with",
+        "history,presence",
+        kind="variant",
+    ),
     _ours("- GC tuning", "The garbage collector left as Python sets it.", "--with", "notune", kind="variant"),
 )
 

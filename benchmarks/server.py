@@ -23,7 +23,7 @@ from typing import Any, Literal, cast
 import attrs
 import trio
 
-from trio_rooms import Config, Connection, Limits, Manager, serve_rooms
+from trio_rooms import Config, Connection, Limits, Manager, PresenceOptions, serve_rooms
 from trio_rooms.middleware import logger, recovery
 
 
@@ -150,6 +150,12 @@ def add_hooks(manager: Manager) -> None:
         register(hook)
 
 
+#: What is set for all rooms; the limits of presence are such that no benchmark meets them.
+ROOM_OPTIONS: dict[str, dict[str, Any]] = {
+    "history": {"history_size": 100},
+    "presence": {"presence": PresenceOptions(max_bytes=4 << 20)},
+}
+
 #: What can be switched on; "typed" and "notune" are looked at below.
 FEATURES: dict[str, Callable[[Manager], object]] = {
     "logger": add_logger,
@@ -173,8 +179,12 @@ def make_manager(features: set[str], collections: Collections) -> Manager:
     manager = Manager(config=Config(limits=limits), logger=logging.getLogger("trio_rooms"))
     (add_typed_handlers if "typed" in features else add_handlers)(manager)
     add_tools(manager, collections)
-    for feature in sorted(features):
+    for feature in sorted(features - ROOM_OPTIONS.keys()):
         FEATURES[feature](manager)
+    if of_rooms := {
+        name: value for one in ROOM_OPTIONS if one in features for name, value in ROOM_OPTIONS[one].items()
+    }:
+        manager.room("*", **of_rooms)
     return manager
 
 
@@ -196,7 +206,9 @@ async def main(transport: Literal["native", "trio-websocket"], features: set[str
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--transport", choices=["native", "trio-websocket"], default="native")
-    parser.add_argument("--with", dest="features", default="", help=f"of {', '.join(FEATURES)}; separated by commas")
+    parser.add_argument(
+        "--with", dest="features", default="", help=f"of {', '.join([*FEATURES, *ROOM_OPTIONS])}; separated by commas"
+    )
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

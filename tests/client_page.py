@@ -34,8 +34,11 @@ PRELUDE = """
     end(code, reason = "") { this.readyState = 3; this.onclose({ code, reason }); }
   };
   Math.random = () => 0.5;
-  Date.now = () => 0;
+  let now = 0;
+  Date.now = () => now;
   window.setTimeout = (act, ms) => (timers.set(++lastTimer, { act, ms }), lastTimer);
+  let look;
+  window.setInterval = (act) => (look = act);
   window.clearTimeout = (id) => timers.delete(id);
   Object.defineProperty(navigator, "onLine", { get: () => online });
   const pass = () => { const [[id, { act, ms }]] = timers; timers.delete(id); act(); return ms; };

@@ -87,11 +87,33 @@ def bound_item(item: pytest.Function) -> None:
         item.add_marker(pytest.mark.trio(run=run), append=False)
 
 
+#: Files whose outcome hangs neither on the Python nor on the transport, or takes long and hardly does. They are run by
+#: the README's command, and by ``nox -s tests`` as it stands; what CI runs beside that leaves them out.
+ONCE = {
+    "test_benchmarks.py",
+    "test_client_js.py",
+    "test_crowd.py",
+    "test_growth.py",
+    "test_mutations.py",
+    "test_names_in_docs.py",
+    "test_readme.py",
+    "test_recovery_cuts.py",
+    "test_reference.py",
+    "test_removals.py",
+    "test_soak.py",
+    "test_structure.py",
+    "test_tutorial.py",
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Bound every trio test."""
     for item in items:
         if isinstance(item, pytest.Function):
             bound_item(item)
+    for item in items:
+        if item.path.name in ONCE or "browser" in item.keywords:
+            item.add_marker(pytest.mark.once)
 
 
 @pytest.fixture

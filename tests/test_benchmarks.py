@@ -483,3 +483,17 @@ def test_the_generated_part_alone_is_replaced() -> None:
     assert _report.document(made, results) == made
     with pytest.raises(ValueError, match="no generated part"):
         _report.document("no markers", results)
+
+
+def test_what_a_history_costs() -> None:
+    """The script that measures it runs, and shows that its bounds hold."""
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "history.py"), "--publications", "3000", "--rooms", "10"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert [int(re.split(r"\s+|,", line)[1]) for line in lines] == [0, 1, 100, 1000, 1000]
+    assert all(re.search(r"[\d.]+ us a publication", line) for line in lines)

@@ -12,7 +12,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from hall import Gate, attempt, hall, record
 from histories import CONFIRM, Confirm, history_manager, publish
 from messages import receive_all
-from trio_rooms import ActionError, Config, Limits, Manager
+from trio_rooms import ActionError, Config, HistoryItem, Limits, Manager, Position, Publication, Slice
+from trio_rooms._room_stream import CatchUp
 from trio_rooms.brokers import MemoryBroker
 from trio_rooms.testing import LaggingBroker, ReplyError
 
@@ -280,3 +281,12 @@ async def test_excluded_from_the_latest(autojump_clock: MockClock) -> None:
         manager.broadcast_to_room("r", 1, exclude=[guest.conn])
         reply = await guest.client.request("$join", {"room": "r"})
         assert (reply["offset"], "publications" in reply) == (1, False)
+
+
+def test_the_latest_is_known_whatever_was_lost_before_it() -> None:
+    """What a join holds of a room whose publications are each the whole state needs nothing of what came before."""
+    held = CatchUp(1, latest_only=True)
+    held.add(Publication(("r",), b"3", packed=b"\x03", after=2), Position(3, "e"))
+    _, items = held.merged(Slice(Position(1, "e"), (HistoryItem(1, b"1", b"\x01"),)))
+    assert items is not None
+    assert [item.data for item in items] == [3]

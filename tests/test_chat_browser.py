@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import trio
 
 from browser import Browser, Page, open_browser, requires_browser
 from chat import ROOM, make_manager
-from trio_rooms import serve_rooms
+from trio_rooms import Manager, serve_rooms
 
 pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.time_limit(120), requires_browser]
 
@@ -29,8 +31,8 @@ PEOPLE = """
 
 
 @asynccontextmanager
-async def open_chat() -> AsyncIterator[tuple[Browser, str]]:
-    async with serve_rooms(make_manager()) as server, open_browser() as browser:
+async def open_chat(manager: Manager | None = None) -> AsyncIterator[tuple[Browser, str]]:
+    async with serve_rooms(manager or make_manager()) as server, open_browser() as browser:
         yield browser, f"http://127.0.0.1:{server.port}/"
 
 
@@ -59,7 +61,10 @@ async def sees(page: Page, **people: str) -> None:
 
 async def test_a_tab_that_was_offline_shows_each_message_once() -> None:
     """Must hold 3: nothing of what was said meanwhile is missing or there twice; its own words arrive once."""
-    async with open_chat() as (browser, url):
+    manager = make_manager()
+    restored: list[tuple[str | None, bool]] = []
+    manager.on_connect(lambda conn: restored.append((conn.identity.user, conn.restored)))
+    async with open_chat(manager) as (browser, url):
         ada, bob = await come(browser, url, "Ada"), await come(browser, url, "Bob")
         await say(ada, "one")
         await say(bob, "two")
@@ -90,8 +95,38 @@ async def test_a_tab_that_was_offline_shows_each_message_once() -> None:
         await shows(bob, *as_seen_by("Ada", "You"))
         assert await ada.evaluate(NOTICES) == ["3 messages came while you were away"] * 2
         assert await bob.evaluate(NOTICES) == []
+        assert restored == [("Ada", False), ("Bob", False), ("Ada", True), ("Ada", True)]
         late = await come(browser, url, "Eve")
         await shows(late, *as_seen_by("Ada", "Bob"))
+
+
+async def test_a_tab_that_is_cut_in_the_midst_of_it() -> None:
+    """Must hold 3: while messages go on, before, during and after each cut, the tab ends with all of them, in order."""
+    manager = make_manager()
+    told = itertools.count()
+
+    async def talk(count: int) -> None:
+        for _ in range(count):
+            number = next(told)
+            message = {"id": f"message {number}", "user": "Bot", "at": number, "text": str(number)}
+            manager.broadcast_to_room(ROOM, message)
+            await trio.sleep(0.01)
+
+    async with open_chat(manager) as (browser, url):
+        ada, eve = await come(browser, url, "Ada"), await come(browser, url, "Eve")
+        for _ in range(3):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(talk, 60)
+                await ada.set_offline(True)
+                await ada.wait_for(f"{STATE} === 'offline'")
+                await ada.set_offline(False)
+                await ada.wait_for(f"{STATE} === 'open'")
+                await eve.click("#cut")
+                await eve.click("#cut")
+                await eve.wait_for(f"{STATE} === 'open'")
+        for page in (ada, eve):
+            await shows(page, *(f"Bot: {number}" for number in range(180)))
+            assert page.errors == []
 
 
 async def test_a_person_in_two_tabs_is_one() -> None:

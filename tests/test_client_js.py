@@ -11,18 +11,21 @@ pytestmark = [pytest.mark.browser, pytest.mark.sockets, pytest.mark.time_limit(1
 
 
 async def test_it_comes_back_with_jitter() -> None:
-    """A random share of a bound that doubles up to 20 s and begins anew with a welcome."""
+    """A random share of a bound that doubles up to 20 s, and begins anew after a connection that has lasted."""
     script = """
       const waits = [];
       for (let i = 0; i < 8; i++) { last().end(1006); waits.push(pass()); }
-      last().welcome();
-      last().end(4008);
-      waits.push(pass());
+      for (const ms of [20_000, 20_001, 0]) {
+        last().welcome();
+        now += ms;
+        last().end(4008);
+        waits.push(pass());
+      }
       return [last().protocol, sockets.length, waits];
     """
     async with open_page() as page:
-        waits = [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000, 250]
-        assert await run(page, script) == ["trio-rooms.v1.json", 10, waits]
+        waits = [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000, 10_000, 250, 500]
+        assert await run(page, script) == ["trio-rooms.v1.json", 12, waits]
 
 
 async def test_a_drain_says_when_to_come_back() -> None:
@@ -45,10 +48,10 @@ async def test_a_drain_says_when_to_come_back() -> None:
 
 
 async def test_the_close_code_decides() -> None:
-    """4500 to 4999 is the end, also when the network goes and comes; any other code is a reason to come back."""
+    """1000, 1008 and 4500 to 4999 are the end, when the network goes and comes, too; after any other it comes back."""
     script = """
       const after = {};
-      for (const code of [1000, 1001, 1011, 1012, 4499, 5000, 4500, 4999]) {
+      for (const code of [1001, 1002, 1007, 1009, 1011, 1012, 3999, 4000, 4499, 5000, 1000, 1008, 4500, 4501, 4999]) {
         client.connect();
         last().welcome();
         last().end(code, "because");
@@ -61,8 +64,26 @@ async def test_the_close_code_decides() -> None:
       return [after, states.at(-2), sockets.length - count];
     """
     async with open_page() as page:
-        back = dict.fromkeys(("1000", "1001", "1011", "1012", "4499", "5000"), "waiting")
-        assert await run(page, script) == [back | {"4500": "ended", "4999": "ended"}, "ended", 1]
+        back = dict.fromkeys("1001 1002 1007 1009 1011 1012 3999 4000 4499 5000".split(), "waiting")
+        ended = dict.fromkeys("1000 1008 4500 4501 4999".split(), "ended")
+        assert await run(page, script) == [back | ended, "ended", 1]
+
+
+@pytest.mark.parametrize(("code", "again"), [(1002, False), (1007, False), (1009, False), (1012, True)])
+async def test_what_ended_the_connection_is_not_repeated(code: int, again: bool) -> None:
+    """After codes that say that the client did wrong, what it had sent is not sent again, idempotent or not."""
+    script = f"""
+      last().welcome();
+      let told = "waits";
+      client.request("large", 1, {{ idempotent: true }}).catch(({{ code }}) => (told = code));
+      last().end({code});
+      pass();
+      last().welcome();
+      await null;
+      return [told, last().asked("large") !== undefined];
+    """
+    async with open_page() as page:
+        assert await run(page, script) == (["waits", True] if again else ["NOT_CONFIRMED", False])
 
 
 async def test_a_page_may_close_it() -> None:
@@ -103,6 +124,33 @@ async def test_without_network_it_waits_for_it() -> None:
     """
     async with open_page() as page:
         assert await run(page, script) == [["offline", 0, True], 3, "connecting", 0]
+
+
+async def test_silence_is_looked_into() -> None:
+    """Who says nothing for 20 s is asked, and lost without an answer; an attempt that takes as long is given up."""
+    script = """
+      const ended = [];
+      look();
+      ended.push(states.at(-1));
+      look();
+      ended.push(states.at(-1));
+      pass();
+      last().welcome();
+      look();
+      look();
+      const asked = last().sent.length;
+      last().say({ id: last().sent[0].id, data: null });
+      look();
+      const quiet = last().sent.length;
+      look();
+      last().say({ action: "$later", data: 1 });
+      const ms = pass();
+      ended.push(states.at(-1));
+      look();
+      return [ended, asked, quiet, ms, states.at(-1)];
+    """
+    async with open_page() as page:
+        assert await run(page, script) == [["connecting", "waiting", "waiting"], 1, 1, 10_000, "waiting"]
 
 
 async def test_requests_are_answered_or_fail() -> None:

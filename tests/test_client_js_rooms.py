@@ -179,6 +179,40 @@ async def test_who_is_not_let_in_is_told() -> None:
         assert is_type_error, "a page without load could not do anything about what is lost"
 
 
+async def test_a_join_that_may_succeed_later() -> None:
+    """Is tried again after a random time that doubles, as long as the page wants the room; so is loading the state."""
+    script = """
+      const refuse = async (action) => {
+        last().say({ id: last().asked(action).id, error: { code: "ROOM_FULL", message: "", temporary: true } });
+        await settled();
+      };
+      client.join("r", hooks);
+      last().welcome();
+      const waits = [];
+      for (let i = 0; i < 3; i++) {
+        await refuse("$join");
+        waits.push(pass());
+      }
+      load = () => client.request("state");
+      await last().reply("$join", { room: "r", epoch: "e", offset: 7 });
+      last().publish(8, 8);
+      await refuse("state");
+      waits.push(pass());
+      await last().reply("$join", { room: "r", epoch: "e", offset: 8 });
+      await last().reply("state", null);
+      last().publish(9, 9);
+      client.leave("r");
+      client.join("r", hooks);
+      await refuse("$join");
+      client.leave("r");
+      const joins = last().sent.filter(({ action }) => action === "$join").length;
+      [...timers.values()].find(({ ms }) => ms === 250).act();
+      return [waits, heard, joins, last().sent.filter(({ action }) => action === "$join").length];
+    """
+    async with open_page() as page:
+        assert await run(page, script) == [[250, 500, 1000, 2000], [None, None, 9], 6, 6]
+
+
 async def test_a_room_that_is_left() -> None:
     """It is left at the server, not joined again, and what is still under way of it goes nowhere."""
     script = """
@@ -190,7 +224,7 @@ async def test_a_room_that_is_left() -> None:
       last().publish(8, 8);
       client.leave("r");
       loaded();
-      const left = last().asked("$leave");
+      const left = last().asked("$leave").data;
       client.join("r", hooks);
       client.leave("r");
       await last().reply("$join", { room: "r", epoch: "e", offset: 8 });
@@ -202,7 +236,7 @@ async def test_a_room_that_is_left() -> None:
     """
     async with open_page() as page:
         left, heard, sent = await run(page, script)
-        assert left == {"action": "$leave", "data": {"room": "r"}}
+        assert left == {"room": "r"}
         assert heard == [None]
         assert sent == []
 
@@ -277,6 +311,53 @@ async def test_a_session_is_restored() -> None:
         assert heard == [None, None, "before", "missed", "DENIED", "after"]
         assert joins == ["other"]
         assert third == {"session": "next", "positions": {"r": {"epoch": "e", "offset": 10}}}
+
+
+async def test_a_room_joined_anew_has_no_position() -> None:
+    """What is recovered from the position of an earlier `join` of the page is no state for the later one: it loads."""
+    script = """
+      client.join("r", { load });
+      last().open();
+      last().welcome({ session: "token" });
+      await last().reply("$join", { room: "r", epoch: "e", offset: 7 });
+      last().end(1006);
+      pass();
+      last().open();
+      const sent = last().sent[0].data.positions.r.offset;
+      client.join("r", hooks);
+      last().welcome({ session: "next", rooms: { r: { room: "r", epoch: "e", offset: 7, recovered: true } } });
+      await settled();
+      last().publish(8, 8);
+      return [sent, heard];
+    """
+    async with open_page() as page:
+        assert await run(page, script) == [7, [None, 8]]
+
+
+async def test_what_was_left_is_not_restored() -> None:
+    """A room that the page left while the server could not know is left again, where a session has brought it back."""
+    script = """
+      client.join("r", hooks);
+      client.join("kept", hooks);
+      client.join("again", hooks);
+      last().welcome({ session: "token" });
+      client.leave("r");  // which gets lost
+      last().end(1006);
+      client.leave("again");
+      client.join("again", hooks);
+      pass();
+      const reply = (room) => [room, { room }];
+      last().welcome({ session: "next", restored: true, rooms: Object.fromEntries(["r", "kept", "again"].map(reply)) });
+      const left = last().sent.filter(({ action }) => action === "$leave");
+      last().say({ id: left[0].id, data: { room: "r" } });
+      await settled();
+      last().end(1006);
+      pass();
+      last().welcome({ session: "third", restored: true, rooms: Object.fromEntries(["kept", "again"].map(reply)) });
+      return [left.map(({ data }) => data.room), last().sent];
+    """
+    async with open_page() as page:
+        assert await run(page, script) == [["r"], []]
 
 
 async def test_rooms_that_a_handler_joined() -> None:

@@ -15,7 +15,7 @@ from hall import V1, hall
 from histories import allow, history_manager
 from messages import MSGPACK, receive_all
 from trio_rooms import BadRoom, Limits, Manager, NotServing, Position, RoomOptions, UnrecoverablePosition, UsageError
-from trio_rooms.brokers import MemoryBroker
+from trio_rooms.brokers import Deliver, MemoryBroker
 from trio_rooms.testing import LaggingBroker, ReplyError
 
 # The program
@@ -150,6 +150,24 @@ async def test_several_rooms_are_never_kept(autojump_clock: MockClock) -> None:
 
 
 # What is kept, and for how long
+
+
+class _Elsewhere(LaggingBroker):
+    """Brings publications of a node where all rooms have a history."""
+
+    async def run(self, deliver: Deliver, **options: Any) -> None:
+        await super().run(lambda publication, _: deliver(publication, Position(1, "e")), **options)
+
+
+async def test_a_history_that_only_other_nodes_have(autojump_clock: MockClock) -> None:
+    """Their publications have positions, which mean nothing here; members are served."""
+    manager = Manager(broker=_Elsewhere())
+    async with hall(manager) as served:
+        guest = await served.enter(v1=True)
+        await guest.conn.join("r")
+        report = await manager.publish("r", "x")
+        assert (report.final, report.enqueued) == (True, 1)
+        assert await guest.client.receive_json() == {"room": "r", "data": "x"}
 
 
 async def test_ttl(autojump_clock: MockClock) -> None:

@@ -47,6 +47,7 @@ async def test_a_repeat_gets_the_first_report(
         assert (repeat.final, repeat.enqueued, repeat.duplicate) == (True, 3, True)
         assert repeat.position == first.position
         assert manager.broadcast_to_room("r", 2, idempotency_key="k") == repeat
+        assert await manager.publish("r", 2, idempotency_key="k") == repeat
         assert await receive_all(guests[1].client) == [1]
 
 

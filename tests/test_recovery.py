@@ -98,6 +98,10 @@ async def test_since_in_a_room_without_history(autojump_clock: MockClock) -> Non
         assert again == {"room": "r", "recovered": False}
         joined = await guest.conn.join("other")
         assert (joined.position, joined.recovered, joined.publications) == (None, None, ())
+        since = Position(1, "e")
+        assert [(await guest.conn.join(room, since=since)).recovered for room in ("other", "new")] == [False, False]
+        second = await served.enter()
+        assert (await second.conn.join("new", since=since)).recovered is False
 
 
 async def test_plain_clients_have_no_positions(autojump_clock: MockClock) -> None:

@@ -207,6 +207,13 @@ async def test_cancelled_send(autojump_clock: MockClock) -> None:
         assert await messages(guest, 1) == ["next"]
 
 
+async def test_a_user_is_sent_to_in_order(autojump_clock: MockClock) -> None:
+    """The oldest connection first: nothing hangs on where objects lie in memory."""
+    async with hall(anns()) as place:
+        guests = [await place.enter() for _ in range(12)]
+        assert [*guests[0].conn._node.users["ann"].values()] == [guest.conn for guest in guests]
+
+
 async def test_send_to_a_user(autojump_clock: MockClock) -> None:
     """Every connection of the user gets it; the report counts those without room and those that are ending."""
     manager = anns()

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from returning import FORMATS, V1, Visit, allow, make_manager, visit
-from trio_rooms import Connection, Limits, Manager
+from trio_rooms import Connection, HandshakeRequest, Identity, Limits, Manager, PresenceOptions
 from trio_rooms.brokers import MemoryBroker
 from trio_rooms.testing import LaggingBroker, MemoryServer, serve_in_memory
 
@@ -153,6 +153,54 @@ async def test_one_budget_for_all_rooms(limit: str, subprotocol: str, autojump_c
         assert memory.server.statistics().limited == {"max_recovery": 1}
 
 
+async def test_the_latest_is_there_whatever_others_recovered(autojump_clock: MockClock) -> None:
+    """A room of which only the latest is kept has that, also if others have used up the budget."""
+    manager = make(limits=Limits(max_recovery=2))
+    manager.room("latest", authorize=allow, history_size=1, recovery="cache")
+    async with serve_in_memory(manager) as memory:
+        first, other = await visit(memory), await visit(memory)
+        positions = await join(first, "news-1", "latest")
+        await join(other, "latest")
+        await publish(memory, "news-1", 1, 2)
+        await publish(memory, "latest", "old", "new")
+        told = await back(memory, first, positions)
+        assert [item["data"] for item in told["news-1"]["publications"]] == [1, 2]
+        assert [item["data"] for item in told["latest"]["publications"]] == ["new"]
+        room = manager.get_room("latest")
+        assert room is not None
+        assert room._stream is not None
+        with room._stream.catching_up(0) as held:  # published while the last room is joined
+            await publish(memory, "latest", "newest")
+        assert [item.data for item in held.items] == ["newest"]
+        await other.client.aclose()
+
+
+async def test_presence_stands_behind_welcome(autojump_clock: MockClock) -> None:
+    """The state of a room with presence comes once, behind ``$welcome``; others see a user that has not been away."""
+    manager = make()
+    manager.room("lobby", authorize=allow, presence=PresenceOptions(grace=10))
+
+    @manager.authenticate
+    async def authenticate(request: HandshakeRequest) -> Identity:
+        return Identity(user=request.query["user"])
+
+    async with serve_in_memory(manager) as memory:
+        other = await visit(memory, user="bob")
+        first = await visit(memory, user="ada")
+        for one in (other, first):
+            await one.client.request("$join", {"room": "lobby"})
+        await trio.sleep(1)
+        await first.client.aclose()
+        await trio.sleep(1)
+        second = await visit(memory, first.token, user="ada")
+        assert "error" not in second.welcome["rooms"]["lobby"]
+        state = await second.client.receive_json()
+        assert (state["action"], sorted(state["data"]["users"])) == ("$presence", ["ada", "bob"])
+        assert [entry["id"] for entry in state["data"]["users"]["ada"]] != []
+        await second.client.aclose()
+        await other.client.aclose()
+
+
 @pytest.mark.parametrize("by_id", [False, True])
 async def test_what_the_connection_before_was_excluded_from(by_id: bool, autojump_clock: MockClock) -> None:
     """It is not brought to the one that recovers, whose position has come past it all the same."""
@@ -168,6 +216,22 @@ async def test_what_the_connection_before_was_excluded_from(by_id: bool, autojum
         assert told["publications"] == [{"offset": 2, "data": "theirs"}]
         await second.client.aclose()
         await first.client.aclose()
+
+
+async def test_an_exclusion_that_is_on_its_way(autojump_clock: MockClock) -> None:
+    """It is of the connection that has the session when the publication is delivered."""
+    manager = Manager(config=make_manager().config, broker=LaggingBroker(delay=2.0))
+    manager.room("*", authorize=allow)
+    async with serve_in_memory(manager) as memory:
+        first = await visit(memory)
+        await first.join("r")
+        for one in range(10):  # one after the other, so that the last are delivered when it is back
+            manager.broadcast_to_room("r", one, exclude=[first.conn])
+        manager.broadcast_to_room("r", "for all")
+        await first.client.aclose()
+        second = await visit(memory, first.token)
+        assert await second.client.receive_json() == {"room": "r", "data": "for all"}
+        await second.client.aclose()
 
 
 async def test_another_client_is_brought_it(autojump_clock: MockClock) -> None:

@@ -551,6 +551,32 @@ async def test_an_exclusion_is_of_the_session_too(autojump_clock: MockClock) -> 
         await found.client.aclose()
 
 
+@pytest.mark.parametrize("subprotocol", FORMATS)
+async def test_an_idempotency_key_is_of_the_session(subprotocol: str, autojump_clock: MockClock) -> None:
+    """Who has no name repeats itself after an outage and publishes once; another session has keys of its own."""
+    manager = make_manager()
+    manager.room("wall", authorize=allow, allow_publish=True)
+    data = {"room": "wall", "data": 1, "idempotency_key": "k"}
+    async with serve_in_memory(manager) as memory:
+        lost = await visit(memory, subprotocol=subprotocol)
+        await lost.join("wall")
+        await lost.client.request("$publish", data)
+        await lost.lose()
+        found = await visit(memory, lost.token, subprotocol=subprotocol)
+        other = await visit(memory, subprotocol=subprotocol)
+        await other.join("wall")
+        await found.client.request("$publish", data)
+        manager.broadcast_to_room("wall", 2)
+        await other.client.request("$publish", data)
+        assert [await receive_data(found) for _ in range(2)] == [2, 1]
+        await found.client.aclose()
+        await other.client.aclose()
+
+
+async def receive_data(visit: Visit) -> Any:
+    return (await visit.client.receive_json())["data"]
+
+
 async def test_other_messages_wait_for_their_turn(autojump_clock: MockClock) -> None:
     """What a client sends behind ``$session``, without waiting, is handled in order when all is restored."""
     manager = make_manager()

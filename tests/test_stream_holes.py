@@ -41,6 +41,24 @@ async def test_a_new_epoch_ends_the_members(make: Any, autojump_clock: MockClock
         assert len({stretch.epoch for stretch in follower.stretches}) == 2
 
 
+async def test_who_publishes_first_in_a_new_epoch_waits_for_the_delivery(autojump_clock: MockClock) -> None:
+    """What was delivered before, in the old stream, does not say that it will not come."""
+    broker = LaggingBroker(delay=2.0, confirm="before")
+    manager = history_manager(broker)
+    async with hall(manager) as served:
+        guest = await served.enter(v1=True)
+        room = (await guest.conn.join("r")).room
+        async with trio.open_nursery() as nursery:
+            old = attempt(nursery, room.publish, "old")
+            await wait_all_tasks_blocked()
+            new = attempt(nursery, room.publish, "new")
+            await trio.sleep(1.5)  # kept, and not delivered yet
+            broker.store.forget("r")
+        assert old.result.final
+        assert new.result.final
+        assert old.result.position.epoch != new.result.position.epoch
+
+
 async def test_a_join_that_meets_a_new_epoch_first(autojump_clock: MockClock) -> None:
     """The other members are closed, what is still delivered of the old stream is for nobody, and the join goes on."""
     broker = LaggingBroker(delay=2.0)

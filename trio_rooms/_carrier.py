@@ -10,6 +10,7 @@ import attrs
 import msgspec
 import trio
 
+from ._context import current_connection
 from ._errors import BrokerBusy, NotServing, UsageError
 from ._formats import packed
 from ._rooms.history import Position
@@ -34,13 +35,22 @@ class _Waiting:
     position: Position | None = None
     """As the broker has confirmed it."""
     confirmed_at: float = math.inf
+    epoch_before: str | None = None
+    """That of what was being delivered when it was confirmed: if its own is another one, that comes after it."""
+
+    def confirmed(self, position: Position | None, passed: Position | None) -> None:
+        """The broker has taken it, when what stands at ``passed`` had been delivered last."""
+        self.position, self.confirmed_at = position, trio.current_time()
+        self.epoch_before = None if passed is None else passed.epoch
 
     def is_behind(self, position: Position | None) -> bool:
         """Whether it should have been delivered before what stands there."""
         own = self.position
-        return (
-            own is not None and position is not None and (own.epoch != position.epoch or own.offset < position.offset)
-        )
+        if own is None or position is None:
+            return False
+        if own.epoch == position.epoch:
+            return own.offset < position.offset
+        return position.epoch != self.epoch_before
 
 
 @attrs.define(eq=False)
@@ -82,6 +92,9 @@ class Carrier:
         if until not in ("queued", "written"):
             raise UsageError(f'until is "queued" or "written", not {until!r}')
         if until == "written":
+            conn = current_connection()
+            if conn is not None and conn._opening is not None:
+                conn._opening.check_task()
             publication.delivery = Delivery()
         submission = await self._submit_when_ready(publication)
         if publication.report is not None:
@@ -102,7 +115,7 @@ class Carrier:
         publication.on_delivered = waiting.over.set
         with self._awaiting(publication.rooms, waiting) as awaited:
             confirmation = await submission.wait()
-            waiting.position, waiting.confirmed_at = confirmation.position, trio.current_time()
+            waiting.confirmed(confirmation.position, awaited.passed)
             if not confirmation.duplicate and not waiting.is_behind(awaited.passed):
                 await waiting.over.wait()
             return confirmation

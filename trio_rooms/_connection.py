@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -23,6 +22,7 @@ from ._from_request import FromRequest
 from ._go_names import GoNames
 from ._hooks import HookQueue
 from ._identity import Identity
+from ._joined_rooms import JoinedRooms
 from ._joining import Joined, LeaveReason
 from ._log import ConnectionLogger
 from ._membership import Memberships
@@ -120,7 +120,7 @@ class Connection(FromRequest, Restorable, Sending, GoNames):
         self._transport: Transport | None = None
         self._nursery: trio.Nursery | None = None
         self._work = trio.CancelScope()
-        self._tasks: set[trio.CancelScope] | None = None
+        self._tasks: dict[trio.CancelScope, None] | None = None
         self._closed: Close | None = None
         self._gone: trio.Event | None = None
         self._over = False
@@ -153,8 +153,12 @@ class Connection(FromRequest, Restorable, Sending, GoNames):
 
     @property
     def rooms(self) -> Mapping[str, Room]:
-        """The rooms that it is in, by name, in the order of joining. A live view; copy it to keep it."""
-        return MappingProxyType(self._memberships.rooms)
+        """The rooms that it is in, by name, in the order of joining. A live view; copy it to keep it.
+
+        A loop over it, its ``values()`` or ``items()``, goes over the rooms that there were when it began: what is done
+        in it may end memberships, or the connection.
+        """
+        return JoinedRooms(self._memberships.rooms)
 
     @property
     def closed(self) -> Close | None:
@@ -167,7 +171,7 @@ class Connection(FromRequest, Restorable, Sending, GoNames):
         With ``since``, in a room with history, what was published after that position is sent first, all of it and
         ahead of everything live, and the result's ``recovered`` is True. Where that is not possible (it has gone, or
         does not fit into ``limits.max_recovery`` and the outbox as it is now) it is False, and nothing of it is sent.
-        Joining a room that it is in changes nothing and runs no hook. Raises a :exc:`JoinError`, the
+        Joining a room that it is in changes nothing, sends nothing and runs no hook. Raises a :exc:`JoinError`, the
         ActionError of an ``on_join_room`` hook, or :exc:`ConnectionGone`. A cancel leaves it outside the
         room, and hooks that had begun are followed by ``on_leave_room``. Always a checkpoint.
         """
@@ -353,15 +357,15 @@ class Connection(FromRequest, Restorable, Sending, GoNames):
 
     async def _scoped(self, function: Callable[..., Awaitable[Any]], args: tuple[object, ...]) -> None:
         if self._tasks is None:
-            self._tasks = set()
+            self._tasks = {}
         with trio.CancelScope() as scope:
-            self._tasks.add(scope)
+            self._tasks[scope] = None
             if self._work.cancel_called:
                 scope.cancel(reason="the connection is closing")
             try:
                 await function(*args)
             finally:
-                self._tasks.discard(scope)
+                del self._tasks[scope]
 
     async def _run_task(self, function: Callable[..., Awaitable[Any]], args: tuple[object, ...]) -> None:
         try:

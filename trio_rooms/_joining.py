@@ -35,10 +35,12 @@ class Joined:
     data: Mapping[str, Any] | None = None
     """What the room's ``authorize`` returned besides True."""
     position: Position | None = None
-    """Where the membership begins in the room's stream; None if the room has no history, or ``new`` is False."""
+    """Where the membership begins in the room's stream or, if ``new`` is False, up to where this connection was sent
+    everything; None if the room has no history."""
     recovered: bool | None = None
     """Whether nothing is missing between ``since`` and ``position``; None if there was no ``since``. If it is False,
-    nothing of what is missing was sent: the client has to load its state anew."""
+    nothing of what is missing was sent: the client has to load its state anew. If ``new`` is False nothing is sent, so
+    it is whether the two are equal. Without history it is always False."""
     publications: tuple[HistoryItem, ...] = ()
     """What was sent of the history, ahead of everything live: what the client has missed, or the latest publication
     where the room's ``recovery`` is "cache"."""

@@ -24,6 +24,7 @@ from ._errors import (
     ConnectionGone,
     Denied,
     JoinError,
+    RoomClosed,
     RoomFull,
     TooManyRooms,
 )
@@ -73,10 +74,10 @@ class Memberships:
         options = self._node.room_options(name)
         room = await self._joined_already(name)
         if room is not None:
-            return Joined(room, new=False)
+            return await self._tell_again(room, since, reply)
         self._check_bound()
         if not by_client and self._nothing_to_wait_for(name):
-            return self._join_now(name, options)
+            return self._join_now(name, options, since)
         async with self.joining_room(name, options, since=since, client_data=client_data, by_client=by_client) as one:
             outbox = self._conn.outbox
             joined = one.outcome()
@@ -122,7 +123,7 @@ class Memberships:
                 place.check()
                 place.room = room = self._reserve(name, options)
                 await self._prepare(place, room)
-                one = Joining(self, place, Joined(room, new=True, data=data))
+                one = Joining(self, place, Joined(room, new=True, data=data, recovered=_of_nothing(since)))
                 if room._stream is None:
                     yield one
                 else:
@@ -186,10 +187,28 @@ class Memberships:
             and not self._conn._hooks.busy
         )
 
-    def _join_now(self, name: str, options: RoomOptions) -> Joined:
+    def _join_now(self, name: str, options: RoomOptions, since: Position | None) -> Joined:
         room = self._reserve(name, options)
         self._begin(room)
-        return Joined(room, new=True)
+        return Joined(room, new=True, recovered=_of_nothing(since))
+
+    async def _tell_again(self, room: Room, since: Position | None, reply: Callable[[Joined], Frame] | None) -> Joined:
+        """The outcome where there is a membership; the reply is queued in the step in which its position is true."""
+        outbox = self._conn.outbox
+        joined = self._joined_before(room, since)
+        if reply is not None:
+            while not outbox.fits(len((frame := reply(joined)).data)):
+                await outbox.wait_fits(len(frame.data))
+                if self.rooms.get(room.name) is not room:
+                    raise RoomClosed("left, removed or closed while joining")
+                joined = self._joined_before(room, since)
+            outbox.send_nowait(frame)
+        return joined
+
+    def _joined_before(self, room: Room, since: Position | None) -> Joined:
+        position = None if room._stream is None else room._stream.position_of(self._conn)
+        recovered = _of_nothing(since) if position is None or since is None else since == position
+        return Joined(room, new=False, position=position, recovered=recovered)
 
     async def _joined_already(self, name: str) -> Room | None:
         """The room if we are in it, after waiting for a join of the same room that is under way."""
@@ -311,3 +330,8 @@ class Memberships:
             # Only this membership: after a kick the room may have been joined anew.
             if self._scoped.get(name) is joined:
                 self.leave(name, "left")
+
+
+def _of_nothing(since: Position | None) -> bool | None:
+    """Whether a join is recovered from a room that keeps nothing; None if that was not asked for."""
+    return None if since is None else False

@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
-import msgspec
 import trio
 
 from ._carrier import Carrier, checked_key
@@ -86,7 +85,7 @@ class Node:
     connections: dict[str, Connection] = attrs.field(factory=dict)
     outboxes: dict[str, Outbox] = attrs.field(factory=dict)
     """Of all connections; see ``Roster.outboxes``."""
-    users: dict[str, set[Connection]] = attrs.field(factory=dict)
+    users: dict[str, dict[str, Connection]] = attrs.field(factory=dict)
     rooms: dict[str, Room] = attrs.field(factory=dict)
     closing_rooms: dict[str, Room] = attrs.field(factory=dict)
     """Rooms that are closed but whose ``on_room_close`` has not ended; the next of that name waits for it."""
@@ -149,7 +148,7 @@ class Node:
         self.connections[conn.id] = conn
         self.outboxes[conn.id] = conn.outbox
         if conn.identity.user is not None:
-            self.users.setdefault(conn.identity.user, set()).add(conn)
+            self.users.setdefault(conn.identity.user, {})[conn.id] = conn
 
     def remove_connection(self, conn: Connection) -> None:
         """Take a connection out of the indexes."""
@@ -157,7 +156,7 @@ class Node:
         self.outboxes.pop(conn.id, None)
         user = conn.identity.user
         if user is not None and user in self.users:
-            self.users[user].discard(conn)
+            self.users[user].pop(conn.id, None)
             if not self.users[user]:
                 del self.users[user]
 
@@ -307,26 +306,23 @@ class Node:
 
     def deliver(self, publication: Publication, position: Position | None) -> Report:
         """Serve this node's members. The broker's to call, once for each publication, in order."""
-        outcomes: list[Outcome] | None
+        if publication.exclude and self.sessions is not None:
+            publication.exclude = self.sessions.with_owners(publication.exclude)
         if position is not None:
-            outcomes = self._deliver_in_stream(publication, position)
-            if outcomes is None:
+            in_stream = self._deliver_in_stream(publication, position)
+            if in_stream is None:
                 return self._delivered_before(publication, position)
+            outcome = in_stream
         elif len(publication.rooms) > 1:
-            outcomes = self._deliver_to_several(publication)
-        elif publication.delivery is not None:
-            outcomes = [self.put_all(publication, self._members_for(publication), publication.exclude)]
+            outcome = self._deliver_to_several(publication)
+        elif publication.delivery is None:
+            outcome = self.fan_out.put_all(publication, self._members_for(publication), publication.exclude)
         else:
-            outcomes = [self.fan_out.put_all(publication, self._members_for(publication), publication.exclude)]
-        report = None
-        for outcome in outcomes:
-            part = Report(True, outcome.enqueued, outcome.dropped, len(outcome.closed), outcome.displaced)
-            report = part if report is None else report + part
-            for ident in outcome.closed:
-                self.connections[ident]._overflowed()
-        report = report or _NOWHERE
-        if position is not None:
-            report = msgspec.structs.replace(report, position=position)
+            outcome = self.put_all(publication, self._members_for(publication), publication.exclude)
+        closed = outcome.closed
+        report = Report(True, outcome.enqueued, outcome.dropped, len(closed), outcome.displaced, position)
+        for ident in closed:
+            self.connections[ident]._overflowed()
         publication.report = report
         if publication.idempotency_key is not None:
             self.carrier.remember(publication, report)
@@ -352,15 +348,16 @@ class Node:
             return self.fan_out.put_all(publication, outboxes, exclude)
         return self.fan_out.put_watched(publication, outboxes, exclude, publication.delivery)
 
-    def _deliver_in_stream(self, publication: Publication, position: Position) -> list[Outcome] | None:
+    def _deliver_in_stream(self, publication: Publication, position: Position) -> Outcome | None:
         name = publication.rooms[0]
         self.carrier.passed(publication, position)
         room = self.rooms.get(name)
-        if room is None or room._stream is None:
-            return []
+        if room is None:
+            return Outcome(0)
         publication.overflow = room.options.overflow
-        outcome = room._stream.deliver(publication, position)
-        return None if outcome is None else [outcome]
+        if room._stream is None:  # only other nodes, with other options, have a history of it
+            return self.put_all(publication, room._roster.outboxes, publication.exclude)
+        return room._stream.deliver(publication, position)
 
     def _members_for(self, publication: Publication) -> Mapping[str, Outbox]:
         """Of its one room, whose policy is noted; or of all."""
@@ -372,14 +369,14 @@ class Node:
         publication.overflow = room.options.overflow
         return room._roster.outboxes
 
-    def _deliver_to_several(self, publication: Publication) -> list[Outcome]:
+    def _deliver_to_several(self, publication: Publication) -> Outcome:
         present = [self.rooms[name] for name in publication.rooms if name in self.rooms]
-        outcomes = []
+        outcome = Outcome(0)
         for name, outboxes in union(((room.name, room._roster) for room in present), publication.exclude):
             part = publication.to(name)
             part.overflow = self.rooms[name].options.overflow
-            outcomes.append(self.fan_out.put_all(part, outboxes))
-        return outcomes
+            outcome += self.fan_out.put_all(part, outboxes)
+        return outcome
 
 
 def _around(name_bytes: int) -> int:
@@ -389,4 +386,3 @@ def _around(name_bytes: int) -> int:
 
 _DEFAULT_OPTIONS = RoomOptions()
 _EMPTY: Mapping[str, Outbox] = MappingProxyType({})
-_NOWHERE = Report(final=True)

@@ -75,11 +75,11 @@ class Opening:
         conn._sink.hold(transport, start_writer)
 
     def check_task(self) -> None:
-        """Raise :exc:`UsageError` in the task that makes ``$welcome``, and so must not wait for the client's answer."""
+        """Raise :exc:`UsageError` in the task that makes ``$welcome``: it must not wait for what stands behind that."""
         if trio.lowlevel.current_task() is self._task:
             raise UsageError(
                 "what is sent stands behind $welcome, which comes when on_connect has run and the rooms are joined"
-                " again: ask in a task, by conn.start_soon"
+                " again: wait for it in a task, by conn.start_soon"
             )
 
     async def begin(self) -> None:
@@ -154,6 +154,7 @@ class Opening:
         options = conn._node.room_options(name)
         room = await memberships._joined_already(name)
         if room is not None:
+            # No position: what was sent since it was joined, by on_connect, stands behind $welcome.
             return join_reply(conn, Joined(room, new=False), since)
         memberships._check_bound()
         joining = memberships.joining_room(

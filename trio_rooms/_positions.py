@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # Seconds for which a lag may be nothing but a delivery under way.
 _PATIENCE = 10.0
 
+# So many failures in one round are the broker's, and not a room's; and so is one that takes long.
+_MAX_FAILURES = 3
+
 
 @attrs.frozen
 class _Follower:
@@ -64,16 +67,22 @@ async def watch_positions(node: Node) -> None:
 
 
 async def _lags(node: Node, patience: float) -> list[_Lag]:
-    """Of all followers, or, if the broker fails, of those that it was asked about before it did."""
+    """Of all followers but those about whom the broker fails; where it does so again and again, of those before."""
     lags: list[_Lag] = []
-    try:
-        for follower in _followers(node):
+    failures: list[Exception] = []
+    for follower in _followers(node):
+        lag = None
+        try:
             with trio.fail_after(patience):
                 lag = await _lag(node, follower)
-            if lag is not None:
-                lags.append(lag)
-    except Exception as exc:
-        await node.errors.report(None, exc, "the broker's history")
+        except Exception as exc:
+            failures.append(exc)
+        if lag is not None:
+            lags.append(lag)
+        if len(failures) == _MAX_FAILURES or (failures and isinstance(failures[-1], trio.TooSlowError)):
+            break
+    if failures:
+        await node.errors.report(None, failures[0], "the broker's history")  # once a round
     return lags
 
 

@@ -153,7 +153,7 @@ class Publishing:
         :exc:`NotServing`.
         """
         enqueued = dropped = 0
-        for conn in tuple(self._node.users.get(user, ())):
+        for conn in tuple(self._node.users.get(user, {}).values()):
             try:
                 conn.send_nowait(message, action=action)
                 enqueued += 1

@@ -81,7 +81,7 @@ class Reading:
 
     def _latest(self, position: Position, items: tuple[HistoryItem, ...] | None) -> Caught:
         recovered = None if self.since is None else self.since == position
-        if recovered or not items:  # nothing is kept, or more has come than is held, and the latest is not known
+        if recovered or not items:  # it has the latest, or nothing is kept
             return Caught(position, recovered)
         latest = self._for_this_one(items[-1:])
         return Caught(position, None if self.since is None else True, latest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
@@ -92,7 +93,8 @@ class RoomOptions:
 
     history_meta_ttl: float = attrs.field(default=86_400.0, validator=positive)
     """Seconds after the last publication or join for which the room's epoch and offset are kept; then its stream
-    begins anew, with another epoch. At least ``history_ttl``."""
+    begins anew, with another epoch. At least ``history_ttl``. The broker of one process keeps those of rooms with
+    members for as long as they have any."""
 
     recovery: Recovery = attrs.field(default="stream", validator=validators.in_(("stream", "cache")))
     """"stream" (default): who comes back with its position gets all that it has missed, or is told that it does not.
@@ -106,7 +108,7 @@ class RoomOptions:
     allow_history: bool = attrs.field(default=False, validator=validators.instance_of(bool))
     """Whether members may read the history by ``$history``. False (default): ``DENIED``."""
 
-    @property
+    @cached_property
     def keep(self) -> Keep | None:
         """What the broker is to keep; None for a room without history."""
         if not self.history_size:

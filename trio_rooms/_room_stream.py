@@ -78,11 +78,13 @@ class CatchUp:
         return True
 
     def merged(self, part: Slice) -> tuple[Position, tuple[HistoryItem, ...] | None]:
-        """The top of both, and all items of both; None in their place if some are not held."""
+        """The top of both, and all items of both, or the latest; None in their place if some are not held."""
         top = part.position.offset
         if self.top <= top:
             return part.position, part.publications
         position = Position(self.top, part.position.epoch)
+        if self.latest_only:
+            return position, tuple(self.items)
         if self.after > top:
             self.lost = True
         if self.overrun or self.lost:
@@ -111,10 +113,17 @@ class RoomStream:
         all_ahead = self._ahead and len(self._ahead) == len(self._room._roster.members)
         return Position(min(self._ahead.values()) if all_ahead else self._delivered, self.epoch)
 
+    def position_of(self, conn: Connection) -> Position | None:
+        """Up to where a member was sent everything; None as long as that is not known."""
+        if self.epoch is None:
+            return None
+        return Position(max(self._delivered, self._ahead.get(conn.id, 0)), self.epoch)
+
     @contextmanager
     def catching_up(self, max_items: int) -> Iterator[CatchUp]:
         """While the block runs, what is delivered is held, as far as it may be recovered."""
-        one = CatchUp(max_items, self._room.options.recovery == "cache")
+        latest_only = self._room.options.recovery == "cache"
+        one = CatchUp(max(1, max_items) if latest_only else max_items, latest_only)  # whose one item no budget denies
         self._catching_up.append(one)
         try:
             yield one

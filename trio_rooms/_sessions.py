@@ -107,6 +107,11 @@ class Sessions:
         """When the first of those that are kept expires; None where none is."""
         return next((session.expires_at for session in self._kept.values()), None)
 
+    def with_owners(self, idents: frozenset[str]) -> frozenset[str]:
+        """These ids, and of those that are of sessions the connections that have them now, perhaps since a moment."""
+        found = [session for ident in idents if (session := self._all.get(ident)) is not None]
+        return idents.union([session.owner.id for session in found if session.owner is not None])
+
     def begin(self, conn: Connection) -> str:
         """Make a session for a connection; its token."""
         fresh = token(32)

@@ -30,7 +30,7 @@ function open() {
     load: async ({ recovered }) => {
       const { publications, ...position } = await client.request("$history", { room: ROOM, limit: 100, reverse: true });
       if (recovered === false) notice("The server cannot tell what was said meanwhile. This is what it has.", "anew");
-      for (const { data } of publications.reverse()) hear(data);
+      for (const { data } of publications.reverse()) if (data) hear(data); // else it was not for us
       return position;
     },
     publication: (data) => (data.typing === undefined ? hear(data) : showTyping(data.typing)),

@@ -24,7 +24,17 @@ from typing import Any
 
 import attrs
 
-from trio_rooms import ActionError, Connection, HandshakeRequest, Identity, Manager, PresenceOptions, Refuse, Room
+from trio_rooms import (
+    ActionError,
+    Config,
+    Connection,
+    HandshakeRequest,
+    Identity,
+    Manager,
+    PresenceOptions,
+    Refuse,
+    Room,
+)
 
 ROOM = "chat"
 REMEMBERED = 200  # messages
@@ -48,7 +58,8 @@ class Away:
 
 def make_manager() -> Manager:
     """A manager with the chat's handlers and pages; serve it with ``serve_rooms`` or ``manager.run``."""
-    manager = Manager()
+    # A tab that comes back within two minutes is in the room again with the server's first message.
+    manager = Manager(config=Config(session_window=120))
 
     @manager.authenticate
     async def who(request: HandshakeRequest) -> Identity:

@@ -246,6 +246,18 @@ def test_used_streams_are_not_forgotten() -> None:
     assert (len(streams), streams.due) == (1, 1100.0)
 
 
+def test_subscribed_streams_are_not_forgotten() -> None:
+    """A quiet room with members keeps its epoch; when they have gone, for as long as any other."""
+    streams = make()
+    position = fill(streams, "r", 1)
+    streams.expire(60.0, {"r"})
+    streams.expire(600.0, {"r"})
+    assert (len(streams), streams.due) == (1, 1200.0)
+    assert streams.read("r", KEEP, 1200.0, since=None, limit=0, reverse=False, subscribed={"r"}).position == position
+    streams.expire(1800.0)
+    assert len(streams) == 0
+
+
 def test_clear() -> None:
     """Nothing is left."""
     streams = make()

@@ -329,8 +329,8 @@ async def test_publish(autojump_clock: MockClock) -> None:
     """With a key it is sent until it is confirmed; without one a loss is told."""
     async with connected() as (client, server, conn, nursery):
         room = await join(client, conn, nursery, epoch="e", offset=0)
-        published = Started(nursery, room.publish, {"x": 1}, key="k")
-        await conn.expect("$publish", {"room": "a", "data": {"x": 1}, "key": "k"})
+        published = Started(nursery, room.publish, {"x": 1}, key="k", idempotency_key="i")
+        await conn.expect("$publish", {"room": "a", "data": {"x": 1}, "key": "k", "idempotency_key": "i"})
         await conn.cut()
         conn = await server.accept()
         question = await conn.expect("$join")

@@ -18,9 +18,9 @@ Format = Literal["json", "msgpack"]
 URL = "ws://test/ws"
 
 
-def make_manager(**options: Any) -> Manager:
+def make_manager(*, session_window: float | None = None, **options: Any) -> Manager:
     """A chat with history."""
-    manager = Manager(config=Config(ping_interval=1_000))
+    manager = Manager(config=Config(ping_interval=1_000, session_window=session_window))
 
     async def authorize(conn: Connection, room: str, data: Any) -> Any:
         return room != "secret" and {"welcome": data}
@@ -154,10 +154,11 @@ class Cutter:
         await self.streams[-1].cut()
 
 
+@pytest.mark.parametrize("session_window", [None, 60])
 @pytest.mark.parametrize("form", ["json", "msgpack"])
-async def test_cuts(autojump_clock: MockClock, form: Format) -> None:
+async def test_cuts(autojump_clock: MockClock, form: Format, session_window: float | None) -> None:
     """A client that is cut off again and again, at any byte, sees each publication once and in order."""
-    manager = make_manager(history_size=200)
+    manager = make_manager(session_window=session_window, history_size=200)
     config = ClientConfig(backoff_most=0.5)
     async with serve_in_memory(manager) as memory:
         cutter = Cutter(memory)
@@ -183,6 +184,8 @@ async def test_cuts(autojump_clock: MockClock, form: Format) -> None:
                     seen.append(item.data)
             assert seen == list(range(200))
             assert client.statistics().connections > 10
+            assert client.restored is (session_window is not None)
+        assert (memory.server.statistics().sessions_restored > 10) is (session_window is not None)
 
 
 async def test_too_long_away(autojump_clock: MockClock) -> None:

@@ -106,8 +106,8 @@ MUTATIONS: dict[str, Rewrite] = {
     ),
     "what is held at a join is taken from one too early": Rewrite(
         "_room_stream.py",
-        "(item for item in self.items if item.offset > top))\n",
-        "(item for item in self.items if item.offset >= top))\n",
+        "(item for item in self.items if item.offset > top)",
+        "(item for item in self.items if item.offset >= top)",
     ),
     "who is ahead gets the last one again": Rewrite(
         "_room_stream.py",
@@ -123,6 +123,11 @@ MUTATIONS: dict[str, Rewrite] = {
         "_rooms/streams.py",
         "self.trimmed <= since.offset <= self.top",
         "self.trimmed <= since.offset + 1 <= self.top + 1",
+    ),
+    "a hole that the broker tells of is nobody's business": Rewrite(
+        "_room_stream.py",
+        "            self.lose_members(publication.after)\n",
+        "            pass\n",
     ),
     "who is excluded is not told the position": Rewrite(
         "_room_stream.py",

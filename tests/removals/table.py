@@ -101,7 +101,7 @@ REMOVALS: dict[str, Edit] = {
     **_parameters("RoomsClient.request", "data room idempotent"),
     **_parameters("RoomsClient.stream", "data room"),
     **_parameters("RoomsClient.send", "data room"),
-    **_parameters("ClientRoom.publish", "key"),
+    **_parameters("ClientRoom.publish", "key idempotency_key"),
     **_parameters("RequestFailed.__init__", "message temporary"),
     **_parameters("RoomEnded.__init__", "message"),
     **_parameters("ClientEnded.__init__", "reason status"),

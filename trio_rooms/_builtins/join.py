@@ -36,7 +36,8 @@ _room_decoders = Decoders(_Room)
 async def join(dispatcher: Dispatcher, request: Request) -> Any:
     """``$join``, which has its turn like a handler.
 
-    The reply is queued in the step that begins membership, so every event stands behind it.
+    The reply is queued in the step that begins membership, so every event stands behind it; or, if the client is in the
+    room already, every event after the reply's position.
     """
     conn = dispatcher._conn
     data = decode(dispatcher, _decoders, request)
@@ -45,21 +46,18 @@ async def join(dispatcher: Dispatcher, request: Request) -> Any:
 
     since = None if data.since is None else data.since.position
 
-    def result(joined: Joined) -> dict[str, Any]:
-        return join_reply(conn, joined, since)
-
     def reply(joined: Joined) -> Frame:
         assert request.id is not None
-        return conn._format.reply(request.id, result(joined))
+        return conn._format.reply(request.id, join_reply(conn, joined, since))
 
-    joined = await conn._memberships.join(
+    await conn._memberships.join(
         data.room,
         since=since,
         client_data=data.data,
         by_client=True,
         reply=None if request.id is None else reply,
     )
-    return ANSWERED if joined.new else result(joined)
+    return ANSWERED
 
 
 def join_reply(conn: Connection, joined: Joined, since: Position | None) -> dict[str, Any]:

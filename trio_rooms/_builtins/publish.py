@@ -62,6 +62,14 @@ async def publish(dispatcher: Dispatcher, request: Request) -> dict[str, Any]:
 
 
 def _scoped(conn: Connection, key: str) -> str:
-    """A key for the broker that only this user, or this nameless connection, can make: others' events stay theirs."""
-    owner = f"connection {conn.id}" if conn.identity.user is None else f"user {conn.identity.user}"
+    """A key for the broker that only this user can make, or this nameless client: others' events stay theirs.
+
+    A client without a name is its session, where there is one, so that it may repeat itself when it has come back.
+    """
+    if conn.identity.user is not None:
+        owner = f"user {conn.identity.user}"
+    elif conn.session_id is not None:
+        owner = f"session {conn.session_id}"
+    else:
+        owner = f"connection {conn.id}"
     return "$" + sha256(f"{len(owner)} {owner} {key}".encode()).hexdigest()

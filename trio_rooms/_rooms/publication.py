@@ -40,7 +40,8 @@ Until = Literal["queued", "written"]
 class Report(msgspec.Struct, frozen=True, gc=False):
     """What a publication did on this node, at the moment it was delivered.
 
-    ``enqueued + dropped + closed`` = members less excluded. It says nothing about receipt: enqueued means
+    ``enqueued + dropped + closed`` = members less excluded, and less those who have it of the history already, with
+    which they joined a moment ago. It says nothing about receipt: enqueued means
     that the outbox took it.
     """
 

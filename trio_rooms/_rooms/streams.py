@@ -46,6 +46,8 @@ class Stream:
     items: deque[tuple[float, int, HistoryItem]] = attrs.field(factory=deque)
     """With the time at which each goes, and what it costs."""
     bytes: int = 0
+    lasts: float = 0.0
+    """Seconds of no use for which it is kept, at least."""
     over: float = 0.0
     """When the stream itself is forgotten."""
     due: float = math.inf
@@ -151,14 +153,16 @@ class Streams:
         self._used(room, stream, now)
         return stream.read(since, limit, reverse=reverse)
 
-    def expire(self, now: float) -> None:
-        """Let go of what is too old."""
+    def expire(self, now: float, subscribed: Collection[str] = ()) -> None:
+        """Let go of what is too old. The stream of a room that somebody is subscribed to is in use, if it is quiet."""
         while self._times and self._times[0][0] <= now:
             due, room = heapq.heappop(self._times)
             stream = self._streams.get(room)
             if stream is None or stream.due != due:
                 continue  # it is to be looked at sooner, or is forgotten
             stream.due = math.inf
+            if stream.over <= now and room in subscribed:
+                stream.over = now + stream.lasts
             if stream.over <= now:
                 self.forget(room)
             else:
@@ -189,7 +193,7 @@ class Streams:
     def _use(self, room: str, keep: Keep, now: float, subscribed: Collection[str]) -> Stream:
         """The stream of a room as it is now."""
         stream = self._streams.get(room)
-        if stream is not None and stream.over <= now:
+        if stream is not None and stream.over <= now and room not in subscribed:
             self.forget(room)
             stream = None
         if stream is None:
@@ -197,7 +201,8 @@ class Streams:
                 self.forget(_least_used(self._streams, subscribed))
                 self.evicted += 1
             stream = Stream()
-        stream.over = now + keep.meta_ttl
+        stream.lasts = keep.meta_ttl
+        stream.over = now + stream.lasts
         self.bytes -= stream.expire(now)
         return stream
 

@@ -67,11 +67,11 @@ class Backlog:
             self.droppable_items += 1
             self.droppable_cost += cost
 
-    def add_first(self, frame: Frame) -> None:
-        """Put a private frame ahead of everything."""
-        self.items.insert(0, frame)
+    def replace_first(self, frame: Frame) -> None:
+        """Put a private frame in the place of another, which was the first."""
+        self.cost += self.cost_of(frame) - self.cost_of(self.items[0])
+        self.items[0] = frame
         self.last = self.items[-1]
-        self.cost += self.cost_of(frame)
         self.data = None
 
     def remove(self, index: int) -> None:

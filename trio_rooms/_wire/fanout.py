@@ -33,6 +33,14 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     closed: Sequence[str] = ()
     """Whose outbox was full, and whose room ends them for it. They are still members."""
 
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(
+            self.enqueued + other.enqueued,
+            self.dropped + other.dropped,
+            self.displaced + other.displaced,
+            (*self.closed, *other.closed),
+        )
+
 
 @attrs.frozen
 class FanOut:

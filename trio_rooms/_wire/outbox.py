@@ -154,11 +154,6 @@ class Outbox(trio.abc.SendChannel[Frame]):
             raise OutboxFull("the outbox is full")
         self._append(frame, cost)
 
-    def send_first(self, frame: Frame) -> None:
-        """Queue a private frame ahead of everything, whatever the bounds, and also if nothing else is taken in."""
-        self._own().add_first(frame)
-        self._enqueued += 1
-
     async def send(self, value: Frame) -> None:
         """Queue a private frame, waiting for room; first come, first served.
 

@@ -22,13 +22,17 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Final
 
 import trio
 
 from .flusher import Flusher
-from .frames import Frame
+from .frames import Frame, make_frame
 from .outbox import Outbox
 from .transport import Transport
+
+# Where the first frame is to stand. Nothing is written while it does, and no policy removes what is private.
+_PLACE: Final = make_frame(b"", text=True)
 
 
 class WriteTimedOut(Exception):
@@ -100,17 +104,22 @@ class Sink:
             self.wake_writer()
 
     def hold(self, transport: Transport, start_writer: Callable[[], object]) -> None:
-        """As :meth:`begin`, but data is held back until :meth:`release`: only control frames are written."""
+        """As :meth:`begin`, but data is held back until :meth:`release`: only control frames are written.
+
+        What :meth:`release` is given will stand in front of what is held back.
+        """
         transport.on_control = partial(self._on_control, transport)
         self._start_writer = self._held = start_writer
+        self.outbox.send_nowait(_PLACE)
 
     def release(self, transport: Transport, first: Frame) -> None:
-        """Write ``first``, and behind it what was held back; go on as if by :meth:`begin`."""
+        """Write ``first``, whatever the bounds, and behind it what was held back; go on as if by :meth:`begin`."""
         start, self._held = self._held, None
-        if start is None or self._finishing:  # it was discarded
-            self.outbox.dropped += 1
+        if start is None or self._finishing:  # it was thrown away with all that was held back
             return
-        self.outbox.send_first(first)
+        backlog = self.outbox.backlog
+        assert backlog is not None
+        backlog.replace_first(first)
         if self._start_writer is not None:
             self.begin(transport, start)
             return

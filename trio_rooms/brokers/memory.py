@@ -88,7 +88,7 @@ class MemoryBroker:
                 with trio.CancelScope(deadline=self._wakes_at):
                     await self._sooner.park()
                 now = trio.current_time()
-                self._streams.expire(now)
+                self._streams.expire(now, self._subscribed)
                 self._results.expire(now)
         finally:
             self._deliver = None
@@ -102,7 +102,9 @@ class MemoryBroker:
         return min(self._streams.due, self._results.due)
 
     def _grown(self) -> None:
-        if self._due < self._wakes_at:
+        due = self._due
+        if due < self._wakes_at:
+            self._wakes_at = due  # said once
             self._sooner.unpark()
 
     def submit(self, publication: Publication) -> Submission:

@@ -65,6 +65,7 @@ class RoomsClient:
         self._link: Link | None = None
         self._session: str | None = None
         self._advice: float | None = None
+        self._returning = False
         self._end: ClientEnded | None = None
         self._changed = trio.Event()
         # Whoever cancels the block must not tear the connection: it ends with `_close`, and has its time to do so.
@@ -274,12 +275,15 @@ class RoomsClient:
         return self._advice
 
     def _begin(self, link: Link) -> None:
-        """The handshake is done. What is asked for goes out at once, and need not wait for the welcome."""
+        """The handshake is done. What is asked for goes out at once, and need not wait for the welcome.
+
+        Unless we come back to a session: the rooms that it does not restore are asked for first.
+        """
         self._link = link
         self._rooms.link_up(link)
         # A server with sessions waits for the first message, to see whether it is this one. What it has to say is in
         # its welcome; the reply is asked for because a server without any may answer with an error.
-        known = self._session is not None
+        self._returning = known = self._session is not None
         session = {"session": self._session, "positions": self._rooms.positions()} if known else {}
         link.send_now({"action": "$session", "data": session, "id": self._requests.add(Reply())})
         if not known:
@@ -295,7 +299,7 @@ class RoomsClient:
 
     async def _wait_link(self) -> Link:
         """The connection, as soon as there is one. Raises ClientEnded."""
-        while self._link is None or self._link.end is not None:
+        while self._link is None or self._link.end is not None or self._returning:
             self._raise_if_ended()
             await self._changed.wait()
         return self._link
@@ -355,6 +359,7 @@ class RoomsClient:
             self._counts.connections += 1
             self.connection_id, self._session = data.get("connection"), data.get("session")
             self.restored = data.get("restored") is True
+            self._returning = False
             self._tell("open")
             self._rooms.welcome(data.get("rooms"), size)
         elif action == "$drain" and isinstance(data, dict):

@@ -26,6 +26,7 @@
 const BASE_MS = 500;
 const MOST_MS = 20_000;
 const REQUEST_MS = 10_000;
+const QUIET_MS = 20_000;
 const MOST_UNSENT = 4_096; // bytes that the browser may keep before `send` says that the line is slow
 const MOST_HELD = 1_000; // publications of a room kept while its state is loaded; requests kept while there is no connection
 
@@ -37,6 +38,9 @@ export class RequestError extends Error {
   }
 }
 
+// Full jitter: clients that were cut off together do not come back together.
+const jitter = (attempt) => Math.random() * Math.min(MOST_MS, BASE_MS * 2 ** attempt);
+
 const isLost = ({ code }) => code === "NOT_CONFIRMED" || code === "NOT_CONNECTED";
 
 // What `client.join` returns. To be read; `client.leave(name)` ends it.
@@ -46,7 +50,8 @@ class Room {
   position = null; // {epoch, offset} up to which the page has everything; null: not yet, or the room has no history
   users = new Map(); // who is present: user -> a list of entries, one for each of its connections
   #hooks;
-  #held = null; // publications that wait for the reply or for `load`
+  tries = 0; // joins that were to be tried again, since the last that was not
+  #held = null; // publications that wait for `load`
   #turn = 0;
 
   constructor(name, hooks) {
@@ -59,14 +64,11 @@ class Room {
     return { room: this.name, since: this.position ?? undefined, data: this.#hooks.data };
   }
 
-  // A join is asked for: whatever comes from here on is behind its reply.
-  begin() {
-    this.#turn++;
-    this.#held = [];
-  }
-
+  // The reply to a join, behind which stands whatever comes from now on.
   async enter({ epoch, offset, recovered = null, publications = [], data }) {
-    const turn = this.#turn;
+    const turn = ++this.#turn;
+    this.#held = [];
+    if (!this.position) recovered = null; // the position was that of an earlier join of this page
     Object.assign(this, { joined: true, recovered });
     const known = recovered ? this.position.offset : (publications[0]?.offset ?? offset + 1) - 1;
     const position = offset === undefined ? null : { epoch, offset: known };
@@ -83,11 +85,13 @@ class Room {
     for (const publication of [...publications, ...held]) this.hear(publication);
     // Behind the last publication may be some that this connection is excluded from.
     if (position) position.offset = Math.max(position.offset, offset);
+    this.tries = 0;
     this.#hooks.ready?.({ recovered, missed: publications.length });
   }
 
-  // False where too much waits for `load`.
+  // False where too much waits for `load`. What comes before the reply is of an earlier membership.
   hear(publication) {
+    if (!this.joined) return true;
     if (this.#held) return this.#held.push(publication) <= MOST_HELD;
     const { offset, data } = publication;
     if (this.position && offset !== undefined) {
@@ -125,11 +129,14 @@ export class RoomsClient extends EventTarget {
   #ready = false; // the welcome has come
   #timer = 0;
   #attempt = 0;
+  #openedAt = null;
+  #heard = false; // something, since the last look
   #lastId = 0;
   #waiting = new Map(); // id of a request -> {action, data, idempotent, resolve, reject, timer}
   #drainMs = null;
   #state = "";
   #rooms = new Map();
+  #left = new Set();
   #answers = new Map();
   #session = null; // what the server knows us by when we come back, where it has sessions
 
@@ -139,12 +146,14 @@ export class RoomsClient extends EventTarget {
     // Not after "ended": then only the person may ask for another connection.
     addEventListener("online", () => ["offline", "waiting"].includes(this.#state) && this.connect());
     addEventListener("offline", () => this.#lost({ code: 1006, reason: "" }));
+    setInterval(() => this.#look(), QUIET_MS);
   }
 
   connect() {
     clearTimeout(this.#timer);
     if (this.#socket) return;
     this.#tell("state", { state: "connecting" });
+    this.#heard = true;
     const socket = (this.#socket = new WebSocket(this.#url, "trio-rooms.v1.json"));
     // A socket that was given up may still speak; only the current one is heard.
     socket.onopen = () => socket === this.#socket && this.#greet();
@@ -189,13 +198,16 @@ export class RoomsClient extends EventTarget {
     const room = new Room(name, hooks);
     this.#rooms.get(name)?.end();
     this.#rooms.set(name, room);
+    this.#left.delete(name);
     if (this.#ready) this.#enter(room);
     return room;
   }
 
   leave(name) {
     this.#rooms.get(name)?.end();
-    if (this.#rooms.delete(name) && this.#ready) this.#socket.send(JSON.stringify({ action: "$leave", data: { room: name } }));
+    this.#rooms.delete(name);
+    this.#left.add(name); // until the server knows: a session that is restored would have us in the room again
+    this.request("$leave", { room: name }).then(() => this.#left.delete(name), () => {});
   }
 
   // How the page answers what the server asks: `answer(data)` returns or resolves to the answer. A RequestError that it
@@ -208,14 +220,20 @@ export class RoomsClient extends EventTarget {
   // server without sessions answers that it has none, and that is all right.
   #greet() {
     const positions = {};
-    for (const room of this.#rooms.values()) {
-      room.begin();
-      if (room.position) positions[room.name] = room.position;
-    }
+    for (const { name, position } of this.#rooms.values()) if (position) positions[name] = position;
     this.#socket.send(JSON.stringify({ action: "$session", data: { session: this.#session, positions }, id: 0 }));
   }
 
+  // A network that has gone says nothing, and a browser notices much later. So whoever is silent is asked something that
+  // changes nothing, and an attempt to connect that takes too long is given up.
+  #look() {
+    if (!this.#heard && this.#ready) this.request("$leave", { room: "-" }).catch(() => {});
+    else if (!this.#heard) this.#lost({ code: 1006, reason: "" });
+    this.#heard = false;
+  }
+
   #receive(message) {
+    this.#heard = true;
     const { id, action, data, error } = message;
     if (id !== undefined && action !== undefined) this.#answer(message, this.#socket);
     else if (id !== undefined) this.#settle(id, error, data);
@@ -224,6 +242,7 @@ export class RoomsClient extends EventTarget {
     else if (action === "$drain") this.#drain(data.reconnect_in_ms);
     else if (action === "$closed") this.#closed(data);
     else if (action === "$presence") this.#presence(message.room, data);
+    else if (action?.startsWith("$")) return; // of a later version, or nothing to be done about
     else if (message.room !== undefined) this.#publication(message);
     else this.#tell("direct", message);
   }
@@ -259,13 +278,17 @@ export class RoomsClient extends EventTarget {
   }
 
   #welcome(data) {
-    this.#attempt = 0;
+    this.#openedAt = Date.now();
     this.#drainMs = null;
     this.#ready = true;
     this.#session = data.session ?? null;
     this.#tell("state", { state: "open" });
     this.#tell("welcome", data);
     for (const room of this.#rooms.values()) this.#enter(room, data.rooms?.[room.name]);
+    for (const name of this.#left) {
+      if (data.rooms?.[name]) this.leave(name);
+      else this.#left.delete(name);
+    }
     for (const [id, { idempotent, timer }] of this.#waiting) if (idempotent && timer === undefined) this.#ask(id);
   }
 
@@ -276,11 +299,14 @@ export class RoomsClient extends EventTarget {
     const isCurrent = () => socket === this.#socket && this.#rooms.get(room.name) === room;
     try {
       if (reply?.error) throw new RequestError(reply.error.code, reply.error.message, reply.error.temporary);
-      if (!reply) room.begin();
       reply ??= await this.request("$join", room.request);
       if (isCurrent()) await room.enter(reply);
     } catch (error) {
       if (!isCurrent() || isLost(error)) return;
+      if (error.temporary) {
+        setTimeout(() => isCurrent() && this.#enter(room), jitter(room.tries++));
+        return;
+      }
       this.leave(room.name);
       if (!(error instanceof RequestError)) console.error(error);
       room.end(error);
@@ -314,38 +340,37 @@ export class RoomsClient extends EventTarget {
 
   #lost({ code, reason }) {
     if (!this.#socket) return;
-    const ended = code >= 4500 && code <= 4999;
-    this.#drop({ forGood: ended });
+    const ended = code === 1000 || code === 1008 || (code >= 4500 && code <= 4999);
+    this.#drop({ forGood: ended, ourFault: [1002, 1007, 1009].includes(code) });
     if (ended) return this.#tell("state", { state: "ended", code, reason });
     if (!navigator.onLine) return this.#tell("state", { state: "offline" });
-    this.#retryIn(this.#delay(), code);
+    const ms = this.#delay();
+    this.#tell("state", { state: "waiting", at: Date.now() + ms, code });
+    this.#timer = setTimeout(() => this.connect(), ms);
   }
 
-  #drop({ forGood }) {
+  // What may have made the server end the connection is not sent again, or it would for ever.
+  #drop({ forGood, ourFault = false }) {
     const socket = this.#socket;
     this.#socket = null;
     this.#ready = false;
     socket?.close();
     for (const room of this.#rooms.values()) room.end();
     for (const [id, waiting] of [...this.#waiting]) {
+      const wasSent = waiting.timer !== undefined;
       clearTimeout(waiting.timer);
       waiting.timer = undefined;
-      if (waiting.idempotent && !forGood) continue;
+      if (waiting.idempotent && !forGood && !(ourFault && wasSent)) continue;
       this.#settle(id, { code: "NOT_CONFIRMED", message: "The connection was lost before an answer came.", temporary: true });
     }
   }
 
-  // Full jitter: clients that were cut off together do not come back together. A drain has its own time, once.
+  // A drain has its own time, once. A connection that does not last is a failed attempt, too.
   #delay() {
-    const drainMs = this.#drainMs;
-    this.#drainMs = null;
-    if (drainMs !== null) return drainMs;
-    return Math.random() * Math.min(MOST_MS, BASE_MS * 2 ** this.#attempt++);
-  }
-
-  #retryIn(ms, code) {
-    this.#tell("state", { state: "waiting", at: Date.now() + ms, code });
-    this.#timer = setTimeout(() => this.connect(), ms);
+    const [drainMs, openedAt] = [this.#drainMs, this.#openedAt];
+    this.#drainMs = this.#openedAt = null;
+    if (openedAt !== null && Date.now() - openedAt > Math.min(MOST_MS, BASE_MS * 2 ** this.#attempt)) this.#attempt = 0;
+    return drainMs ?? jitter(this.#attempt++);
   }
 
   #tell(type, detail) {

@@ -107,8 +107,8 @@ def _may_be_refused(
     history: History, sessions: dict[str, _Session], before: LinkHistory, link: LinkHistory, index: int
 ) -> bool:
     session = sessions.get(before.session or "")
-    if session is None or before.serve != link.serve:
-        return True  # the program never knew of it
+    if session is None or before.serve != link.serve or link.faults:
+        return True  # the program never knew of it; or $session came too late, after more than a second
     expired = min(history.time_at(place) for place, _ in session.expired)
     # Another connection may have used a newer token.
     used = _place(session, before) < len(session.opened) - 1
