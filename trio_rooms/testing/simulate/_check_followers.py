@@ -17,7 +17,8 @@ class _Follower:
     begun: Followed
     due: list[Any]
     """What it is to get, as far as it was delivered."""
-    offset: int | None
+    at: tuple[int, str] | None
+    """How far it has come."""
     got: int = 0
 
 
@@ -26,8 +27,7 @@ def check_followers(history: History) -> Iterator[str]:
     following: dict[int, _Follower] = {}
     for _, entry in history.record:
         if isinstance(entry, Followed):
-            offset = None if entry.at is None else entry.at[0]
-            following[entry.number] = _Follower(entry, [], offset)
+            following[entry.number] = _Follower(entry, [], entry.at)
             if entry.recovered and entry.at != entry.since:
                 yield f"follower {entry.number} is recovered since {entry.since}, and is at {entry.at}"
         elif isinstance(entry, Delivered) and entry.offset is None:
@@ -49,10 +49,15 @@ def _receive(history: History, one: _Follower, entry: Received) -> Iterator[str]
         one.got += 1
         return
     offset, epoch = entry.at
+    latest_only = one.begun.room.startswith(("cache-", "fresh-"))
+    one.at, before = entry.at, one.at
+    if before is not None and before[1] != epoch:
+        if not latest_only:
+            yield f"{name} gets {entry.data!r} at {entry.at}, behind {before}, and is not told"
+        before = None
     stream = history.kept.get((one.begun.room, epoch), [])
-    due = [kept for kept in stream if (-1 if one.offset is None else one.offset) < kept.offset <= offset]
-    one.offset, before = offset, one.offset
+    due = [kept for kept in stream if (-1 if before is None else before[0]) < kept.offset <= offset]
     if not due or due[-1].offset != offset or msgspec.json.decode(due[-1].data) != entry.data:
-        yield f"{name} gets {entry.data!r} at {offset}, behind {before}"
-    elif len(due) > 1 and not one.begun.room.startswith(("cache-", "fresh-")):
-        yield f"{name} gets {entry.data!r} at {offset}, and misses {len(due) - 1} before it"
+        yield f"{name} gets {entry.data!r} at {entry.at}, behind {before}"
+    elif len(due) > 1 and before is not None and not latest_only:
+        yield f"{name} gets {entry.data!r} at {entry.at}, and misses {len(due) - 1} before it"

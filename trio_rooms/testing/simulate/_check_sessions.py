@@ -136,6 +136,8 @@ def _check_rooms(history: History, before: LinkHistory, link: LinkHistory, data:
     left = {
         message["data"]["room"] for one in (before, link) for message in one.sent if message.get("action") == "$leave"
     }
+    if link.faults:  # it may have been closed while it joined them
+        return
     for room in lost:
         if room in known - left and room not in data["rooms"]:
             yield f"{link} is restored, and not in {room!r}"

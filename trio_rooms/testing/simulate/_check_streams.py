@@ -113,7 +113,7 @@ class _Follower:
             yield f"{self.link} sees {message!r}, and misses {len(due) - 1} before it"
         elif "data" in message and not _is(due[-1], message["data"]):
             yield f"{self.link} sees {message!r}, which is another one"
-        elif ("data" not in message) != (self.link.conn in due[-1].exclude):
+        elif ("data" not in message) != self.link.is_excluded(due[-1].exclude):
             yield f"{self.link} sees {message!r}, excluded is {sorted(due[-1].exclude)}"
 
     def _entered(self, room: str) -> bool:
