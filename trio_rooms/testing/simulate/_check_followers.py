@@ -50,7 +50,8 @@ def _receive(history: History, one: _Follower, entry: Received) -> Iterator[str]
         return
     offset, epoch = entry.at
     latest_only = one.begun.room.startswith(("cache-", "fresh-"))
-    one.at, before = entry.at, one.at
+    before = one.at
+    one.at = entry.at
     if before is not None and before[1] != epoch:
         if not latest_only:
             yield f"{name} gets {entry.data!r} at {entry.at}, behind {before}, and is not told"
