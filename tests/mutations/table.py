@@ -124,11 +124,6 @@ MUTATIONS: dict[str, Rewrite] = {
         "self.trimmed <= since.offset <= self.top",
         "self.trimmed <= since.offset + 1 <= self.top + 1",
     ),
-    "a hole that the broker tells of is nobody's business": Rewrite(
-        "_room_stream.py",
-        "            self.lose_members(publication.after)\n",
-        "            pass\n",
-    ),
     "who is excluded is not told the position": Rewrite(
         "_room_stream.py",
         "            if member is not None and member._format.v1 and",

@@ -35,7 +35,8 @@ class LaggingBroker:
     """Delivers after ``delay`` seconds, in order, and confirms before, with or after the delivery.
 
     What is to be kept is numbered and kept half a delay before it is delivered, so that a history that is read in
-    between is ahead of what members have got. Reading takes a delay, too: half of it before, half of it after the look.
+    between is ahead of what members have got. Reading takes half a delay before the look and a whole one after it, so
+    that what is kept right behind the look is delivered before the slice is there.
 
     Args:
       delay: Seconds from a submission to its delivery, and for a subscription to become active.
@@ -159,7 +160,7 @@ class LaggingBroker:
         part = await self.store.history(
             room, keep=keep, since=self._in_store(since, reverse=reverse), limit=limit, reverse=reverse
         )
-        await trio.sleep(self.delay / 2)
+        await trio.sleep(self.delay)
         position = self._outside(part.position)
         return Slice(
             position,
