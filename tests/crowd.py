@@ -88,7 +88,9 @@ class Peer:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, port: int, name: str, *, receive_buffer: int | None = None) -> AsyncIterator[Peer]:
+    async def connect(
+        cls, port: int, name: str, *, receive_buffer: int | None = None, subprotocol: str | None = None
+    ) -> AsyncIterator[Peer]:
         """Connect and shake hands; the end of the block drops the connection."""
         sock = trio.socket.socket()
         with sock:
@@ -96,11 +98,11 @@ class Peer:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             await sock.connect(("127.0.0.1", port))
             peer = cls(trio.SocketStream(sock), name)
-            await peer._shake_hands(f"127.0.0.1:{port}")
+            await peer._shake_hands(f"127.0.0.1:{port}", subprotocol)
             yield peer
 
-    async def _shake_hands(self, host: str) -> None:
-        await self.stream.send_all(handshake_bytes(host=host))
+    async def _shake_hands(self, host: str, subprotocol: str | None) -> None:
+        await self.stream.send_all(handshake_bytes(host=host, subprotocol=subprotocol))
         while b"\r\n\r\n" not in self._buffer:
             await self._read()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")

@@ -113,6 +113,33 @@ async def test_rooms_are_authorised_again(autojump_clock: MockClock) -> None:
         await third.client.aclose()
 
 
+async def test_middleware_runs_again(autojump_clock: MockClock) -> None:
+    """Each connection of a session passes it, and may be refused by it, before any room is joined."""
+    manager = make_manager()
+    passed: list[tuple[bool, list[str]]] = []
+    welcome = True
+
+    async def middleware(conn: Connection, call_next: Any) -> None:
+        passed.append((conn.restored, list(conn.rooms)))
+        if welcome:
+            await call_next(conn)
+
+    manager.use_connection(middleware)
+    async with serve_in_memory(manager) as memory:
+        first = await visit(memory)
+        await first.join("open-1")
+        second = await comes_back(memory, first)
+        assert list(second.conn.rooms) == ["open-1"]
+        assert passed == [(False, []), (True, [])]
+        await second.lose()
+        welcome = False
+        client = await memory.connect(subprotocol=V1)
+        await client.send_action("$session", {"session": second.token})
+        await client.expect_close(1008, skip_messages=True)
+        assert passed[2:] == [(True, [])]
+        assert memory.server.statistics().rooms == 0
+
+
 async def test_rooms_that_a_handler_had_joined(autojump_clock: MockClock) -> None:
     """They are asked for by the client, too: joined where ``authorize`` says so, else denied, as ``$join`` is."""
     async with serve_in_memory(make_manager()) as memory:

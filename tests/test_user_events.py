@@ -1,4 +1,7 @@
-"""Users come online and go offline: tabs, grace, hooks, and whatever ends a membership."""
+"""Users come online and go offline: tabs, grace, hooks, and whatever ends a membership.
+
+Scenario E2, a node that freezes and is killed, needs presence that nodes share, which no broker has yet.
+"""
 
 from __future__ import annotations
 

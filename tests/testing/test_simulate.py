@@ -38,7 +38,7 @@ def run_seeds(seeds: list[int] | range) -> None:
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_seeds(first: int) -> None:
-    """Nothing that must not happen happens, whatever the clients, the network, the broker and the program do."""
+    """Z2: nothing that must not happen happens, whatever the clients, the network, the broker and the program do."""
     run_seeds(range(first, first + CHUNK))
 
 
