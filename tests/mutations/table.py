@@ -144,4 +144,114 @@ MUTATIONS: dict[str, Rewrite] = {
         "        if self.epoch is not None:\n            self.lose_members()\n            self._past",
         "        if self.epoch is not None:\n            self._past",
     ),
+    "who leaves stays present": Rewrite(
+        "_rooms/attendance.py",
+        "        else:\n            self._remove(person, entry)\n            self._forget_if_gone(person)\n",
+        "        else:\n            pass\n",
+    ),
+    "who comes is sent changes without a state": Rewrite(
+        "_presence.py",
+        "        if conn._format.v1:\n            self._send_state(conn)\n",
+        "        if conn._format.v1:\n            self._members[conn.id] = conn\n",
+    ),
+    "who has missed a change of presence gets the next one": Rewrite(
+        "_presence.py",
+        "                    self._owed[conn.id] = self._members.pop(conn.id)\n",
+        "                    continue\n",
+    ),
+    "who is online when a room closes never goes offline": Rewrite(
+        "_user_events.py",
+        '        """The room is closed, and its tasks are over: call what is still due."""\n        while self._due:\n',
+        '        """The room is closed, and its tasks are over: call what is still due."""\n        while False:\n',
+    ),
+    "a session expires late": Rewrite(
+        "_sessions.py",
+        "        session.expires_at = trio.current_time() + self._window\n",
+        "        session.expires_at = trio.current_time() + 20 + self._window\n",
+    ),
+    "a session expires early": Rewrite(
+        "_sessions.py",
+        "        session.expires_at = trio.current_time() + self._window\n",
+        "        session.expires_at = trio.current_time() + self._window / 2\n",
+    ),
+    "a session that ends with its connection expires twice": Rewrite(
+        "_sessions.py",
+        "            self.due.append(session)\n",
+        "            self.due += (session, session)\n",
+    ),
+    "a session has no rooms": Rewrite(
+        "_sessions.py",
+        "        if conn is self.owner:\n            self.rooms = {",
+        "        if conn is not self.owner:\n            self.rooms = {",
+    ),
+    "what a session has kept is not handed over": Rewrite(
+        "_sessions.py",
+        "        conn._metadata = self.metadata.copy()\n",
+        "",
+    ),
+    "the connection before is not ended": Rewrite(
+        "_sessions.py",
+        "            before._replace()\n",
+        "            pass\n",
+    ),
+    "a token is good once": Rewrite(
+        "_sessions.py",
+        "        session.digests = (digest, _digest(fresh))\n",
+        "        del self._of_digest[digest]\n        session.digests = (_digest(fresh), _digest(fresh))\n",
+    ),
+    "who was excluded gets it with the next connection": Rewrite(
+        "_connection.py",
+        " or (self._session is not None and self._session.id in exclude)\n",
+        "\n",
+    ),
+    "the rooms of a session recover without their positions": Rewrite(
+        "_opening.py",
+        "        since = None if asked is None else asked.position\n",
+        "        since = None\n",
+    ),
+    "an answer is given to who asked last": Rewrite(
+        "_asks.py",
+        "        ask = self._pending.pop(answer.id, None)\n",
+        "        ask = self._pending.popitem()[1] if self._pending else None\n",
+    ),
+    "an answer that nobody waits for is not counted": Rewrite(
+        "_asks.py",
+        "    if conn._asks is None or not conn._asks.take(answer):\n        conn._node.counters.answers_dropped += 1\n",
+        "    if conn._asks is not None:\n        conn._asks.take(answer)\n",
+    ),
+    "written is said too early": Rewrite(
+        "_carrier.py",
+        "        await delivery.wait()\n",
+        "        await trio.lowlevel.checkpoint()\n",
+    ),
+    "who publishes waits for ever for what was lost": Rewrite(
+        "_carrier.py",
+        "                if waiting.confirmed_at < confirmed_before:\n",
+        "                if waiting.confirmed_at < 0:\n",
+    ),
+    "who follows a room misses what comes while it begins": Rewrite(
+        "_subscription.py",
+        "            self._held.add(publication, position)\n",
+        "            pass\n",
+    ),
+    "who follows a room is not told of a hole": Rewrite(
+        "_subscription.py",
+        " or (publication.after or 0) > self._top.offset:\n",
+        ":\n",
+    ),
+    "who is too slow to follow a room is not told": Rewrite(
+        "_subscription.py",
+        "                self._lose(_TOO_SLOW)\n                return\n",
+        "                return\n",
+    ),
+    "the key of a client is not used": Rewrite(
+        "_builtins/publish.py",
+        "None if data.idempotency_key is None else _scoped(conn, data.idempotency_key)",
+        "None",
+    ),
+    "the key of a client is everybody's": Rewrite(
+        "_builtins/publish.py",
+        "None if data.idempotency_key is None else _scoped(conn, data.idempotency_key)",
+        "data.idempotency_key",
+    ),
 }

@@ -11,9 +11,10 @@ import attrs
 import msgspec
 import trio
 
-from trio_rooms import Config, Connection, Context, Manager, Message
+from trio_rooms import Config, Connection, Context, HandshakeRequest, Identity, Manager, Message, PresenceOptions, Room
 from trio_rooms.brokers import Broker
 
+from ._hooks import link_of
 from ._publisher import Publisher, Say
 from ._settings import Settings
 
@@ -59,6 +60,7 @@ class Application:
             "capacity": settings.capacity,
             "linger": settings.linger,
             "authorize": self._authorize,
+            "allow_publish": True,
         }
         for policy in ("close", "drop_newest", "drop_oldest", "conflate"):
             manager.room(f"{policy.removeprefix('drop_')}-*", overflow=policy, **common)
@@ -71,7 +73,18 @@ class Application:
         manager.room("stream-*", **history, **common)
         manager.room("cache-*", overflow="conflate", recovery="cache", fill=self._fill, **history, **common)
         manager.room("fresh-*", recovery="cache", **history, **common)
+        presence = PresenceOptions(
+            entry=_entry,
+            interval=settings.presence_interval,
+            grace=settings.presence_grace,
+            max_bytes=3000,  # fits into the smallest outbox
+        )
+        manager.room("people-*", presence=presence, **common)
+        if settings.named:
+            manager.authenticate(_authenticate)
         manager.handle_message("enter", self._enter)
+        manager.handle_message("status", self._status)
+        manager.handle_message("ask", self._ask)
         manager.handle_message("say", self._say)
         manager.handle_message("shout", self._shout)
         manager.handle_message("echo", self._echo)
@@ -106,6 +119,12 @@ class Application:
     def _echo(self, conn: Connection, data: Any) -> Any:
         return data
 
+    def _status(self, conn: Connection, data: dict[str, Any]) -> None:
+        conn.set_presence(data["room"], {"link": link_of(conn), "n": data["n"]})
+
+    async def _ask(self, conn: Connection, data: dict[str, Any]) -> str:
+        return await self._publisher.ask(conn, data["n"], 3)
+
     async def _sleep(self, conn: Connection, data: Pause) -> str:
         await trio.sleep(data.seconds)
         return "slept"
@@ -123,3 +142,11 @@ class Application:
 
     async def _on_message(self, conn: Connection, message: Message) -> None:
         await trio.lowlevel.checkpoint()
+
+
+async def _authenticate(request: HandshakeRequest) -> Identity:
+    return Identity(user=request.query.get("user") or None)
+
+
+def _entry(conn: Connection, room: Room) -> dict[str, Any]:
+    return {"link": link_of(conn)}

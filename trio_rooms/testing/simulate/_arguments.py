@@ -38,6 +38,8 @@ def _event(rng: random.Random, settings: Settings, n: int) -> Arguments:
         arguments["once"] = rng.choice(["once", "twice"])
     if rng.random() < 0.05:
         arguments["skip"] = True
+    if rng.random() < 0.2:
+        arguments["written"] = True
     return arguments
 
 
@@ -50,12 +52,34 @@ def _burst(rng: random.Random, settings: Settings, n: int) -> Arguments:
     return arguments
 
 
+def _post(rng: random.Random, settings: Settings, n: int) -> Arguments:
+    return {**_room(rng, settings, n), "n": n, "once": rng.choice([None, "once", "twice"])}
+
+
+def _question(rng: random.Random, settings: Settings, n: int) -> Arguments:
+    return {**_client(rng, settings, n), "seconds": rng.choice([0.25, 3])}
+
+
+def _follow(rng: random.Random, settings: Settings, n: int) -> Arguments:
+    return {
+        **_room(rng, settings, n),
+        "seconds": rng.choice([0.5, 3, 10]),
+        "most": rng.choice([1, 3, 256, 256]),
+        "pause": rng.choice([0, 0, 0.5]),
+        "again": rng.random() < 0.6,
+    }
+
+
 def _several(rng: random.Random, settings: Settings, n: int) -> Arguments:
     return {"rooms": rng.sample(settings.rooms, min(2, len(settings.rooms))), "n": n}
 
 
 def _number(rng: random.Random, settings: Settings, n: int) -> Arguments:
     return {"n": n}
+
+
+def _number_in_room(rng: random.Random, settings: Settings, n: int) -> Arguments:
+    return {**_room(rng, settings, n), "n": n}
 
 
 def _client(rng: random.Random, settings: Settings, n: int) -> Arguments:
@@ -124,6 +148,11 @@ _DRAWS: Final[dict[str, Callable[[random.Random, Settings, int], Arguments]]] = 
     "everybody": _number,
     "echo": _number,
     "direct": _client,
+    "post": _post,
+    "status": _number_in_room,
+    "ask": _number,
+    "question": _question,
+    "follow": _follow,
     "kick": _kick,
     "close_room": _room,
     "close_connection": _client,
@@ -139,6 +168,7 @@ _DRAWS: Final[dict[str, Callable[[random.Random, Settings, int], Arguments]]] = 
     "restart": _restart,
     "forget": _room,
     "busy": _times,
+    "lose": _times,
     "veto": _times,
     "hook_crash": _times,
 }

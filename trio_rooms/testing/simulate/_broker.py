@@ -34,11 +34,11 @@ class Watch:
         if self.manager is None:
             return found
         if not publication.rooms:
-            return {conn: None for conn in self.manager.connections.values() if conn.id not in publication.exclude}
+            return {conn: None for conn in self.manager.connections.values() if not _is_excluded(conn, publication)}
         for name in publication.rooms:
             room = self.manager.get_room(name)
             for conn in () if room is None else room.members:
-                if conn.id not in publication.exclude:
+                if not _is_excluded(conn, publication):
                     found.setdefault(conn, name)
         return found
 
@@ -170,6 +170,11 @@ class WatchedBroker:
         self._record.add(Submitted(number, publication.rooms, publication.data))
         return submission
 
+    @property
+    def busy_for(self) -> float:
+        """Seconds after which all that is under way has been delivered, or never will be."""
+        return 0.0 if self.lagging is None else 2 * self.lagging.delay * len(self._under_way)
+
     async def wait_ready(self) -> None:
         """As the other one."""
         await self._inner.wait_ready()
@@ -194,3 +199,8 @@ class WatchedBroker:
             self._submitted += 1
             self._under_way[id(publication)] = self._submitted, publication
         return self._under_way[id(publication)][0]
+
+
+def _is_excluded(conn: Connection, publication: Publication) -> bool:
+    """Whether it is not for a connection, or not for its session."""
+    return conn.id in publication.exclude or conn.session_id in publication.exclude

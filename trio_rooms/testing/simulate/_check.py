@@ -11,14 +11,21 @@ from ._check_accounts import (
     check_fifo,
     check_keys,
     check_politeness,
+    check_posts,
     check_reports,
     check_statistics,
+    check_until_written,
     check_written,
 )
+from ._check_asks import check_answers
 from ._check_delivery import check_membership, check_oracle, check_views
 from ._check_ends import check_closes, check_liveness
+from ._check_followers import check_followers
 from ._check_hooks import check_connections, check_memberships, check_rooms
+from ._check_library import check_library
+from ._check_presence import check_online, check_presence
 from ._check_requests import check_replies
+from ._check_sessions import check_expiry, check_returns
 from ._check_streams import check_streams
 from ._history import History
 from ._record import Record
@@ -38,9 +45,18 @@ CHECKS: Final[tuple[Callable[[History], Iterator[str]], ...]] = (
     check_reports,
     check_fifo,
     check_keys,
+    check_posts,
     check_statistics,
     check_written,
     check_politeness,
+    check_until_written,
+    check_answers,
+    check_followers,
+    check_library,
+    check_presence,
+    check_online,
+    check_expiry,
+    check_returns,
     check_bounds,
     check_closes,
     check_liveness,

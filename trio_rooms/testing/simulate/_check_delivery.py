@@ -93,7 +93,9 @@ def _note_request(message: Any, asked: dict[Any, tuple[str, str]]) -> None:
 
 def _follow(message: dict[str, Any], asked: dict[Any, tuple[str, str]], inside: set[str]) -> str | None:
     """One more message of a connection whose client is ``inside`` these rooms."""
-    if message.get("action") == "$closed":
+    if message.get("action") == "$welcome":
+        inside.update(room for room, reply in message["data"].get("rooms", {}).items() if "error" not in reply)
+    elif message.get("action") == "$closed":
         inside.discard(message["data"]["room"])
     elif "id" in message and "action" not in message:
         action, room = asked.pop(message["id"], ("", ""))

@@ -9,7 +9,9 @@ from ._history import History, LinkHistory
 from ._record import Seen, Sent
 
 #: What has its turn: these are answered in the order in which they were asked.
-_IN_TURN: Final = frozenset({"$join", "enter", "say", "shout", "echo", "sleep", "crash", "$history"})
+_IN_TURN: Final = frozenset(
+    {"$join", "enter", "say", "shout", "echo", "sleep", "crash", "$history", "$publish", "status", "ask"}
+)
 
 _JOINS: Final = frozenset({"$join", "enter"})
 
@@ -27,7 +29,8 @@ def check_replies(history: History) -> Iterator[str]:
             elif isinstance(entry, Seen) and _is_reply(entry.message):
                 yield from _check_reply(history, link, entry.message, asked, open_streams)
         yield from _check_order(link, order)
-        if asked and _must_be_answered(link):
+        # Who publishes waits for what is lost as long as the node does.
+        if asked and _must_be_answered(link) and "lose" not in history.faults:
             yield f"{link} was never answered: {list(asked.values())[:3]!r}"
 
 
@@ -61,6 +64,8 @@ def _fits(request: dict[str, Any], reply: dict[str, Any]) -> bool:
         return isinstance(got, dict) and isinstance(asked, dict) and got.get("room") == asked.get("room")
     if action == "echo":
         return bool(got == asked)
+    if action == "ask":
+        return got in ("answered", "refused", "late", "gone", "busy")
     if action in ("say", "shout"):
         return isinstance(got, dict) and isinstance(asked, dict) and got.get("n") == asked.get("n")
     return True
@@ -80,7 +85,8 @@ def _may_fail(history: History, link: LinkHistory, request: dict[str, Any], code
         "TOO_MANY_ROOMS": action in _JOINS,
         "ROOM_FAILED": action in _JOINS,
         "CLOSED": action in _JOINS,
-        "DENIED": action in (*_JOINS, "$history"),
+        "DENIED": action in (*_JOINS, "$history", "$publish", "status"),
+        "ENTRY_TOO_LARGE": action == "status",
     }
     known = request["action"] in _IN_TURN | {"$leave", "beside", "stream"}
     return causes.get(code, False) or not known

@@ -44,18 +44,26 @@ class _Follower:
     link: LinkHistory
     places: dict[str, _Place] = attrs.field(factory=dict)
     asked: dict[Any, dict[str, Any]] = attrs.field(factory=dict)
+    positions: dict[str, Any] = attrs.field(factory=dict)
+    """What its client has said of its rooms when it asked for its session."""
+    spent: tuple[int, int] = (0, 0)
+    """What the rooms of a session have recovered: how many, and how much. They share what one join may."""
 
     def follow(self) -> Iterator[str]:
         """What is wrong in what its client saw."""
         for index, entry in self.link.talk:
             message: Any = entry.message
             if isinstance(entry, Sent):
+                if message.get("action") == "$session":
+                    self.positions = message["data"].get("positions", {})
                 if message.get("action") in ("$join", "$leave", "$history", "enter") and "id" in message:
                     self.asked[message["id"]] = message
                 if message.get("action") == "enter":
                     self.places.pop(message["data"]["room"], None)  # where it begins is not told
             elif isinstance(message, dict):
-                if message.get("action") == "$closed":
+                if message.get("action") == "$welcome":
+                    yield from self._welcome(index, message["data"].get("rooms", {}))
+                elif message.get("action") == "$closed":
                     self.places.pop(message["data"]["room"], None)
                 elif "id" in message and "action" not in message and "data" in message:
                     yield from self._answer(index, self.asked.pop(message["id"], {}), message["data"])
@@ -72,6 +80,20 @@ class _Follower:
             place = _Place(answer["epoch"], answer["offset"])
             yield from self._recovery(index, request["data"], answer, place)
             self.places[answer["room"]] = place
+
+    def _welcome(self, index: int, rooms: dict[str, Any]) -> Iterator[str]:
+        for room, answer in rooms.items():
+            if "offset" in answer:
+                place = _Place(answer["epoch"], answer["offset"])
+                request = {"room": room}
+                if room in self.positions:
+                    request["since"] = self.positions[room]
+                yield from self._recovery(index, request, answer, place)
+                self.places[room] = place
+            items = answer.get("publications", [])
+            size = sum(len(msgspec.json.encode(item["data"])) + _ENVELOPE for item in items)
+            self.spent = self.spent[0] + len(items), self.spent[1] + size
+        self.spent = 0, 0
 
     def _live(self, message: dict[str, Any]) -> Iterator[str]:
         room, offset = message["room"], message["offset"]
@@ -91,7 +113,7 @@ class _Follower:
             yield f"{self.link} sees {message!r}, and misses {len(due) - 1} before it"
         elif "data" in message and not _is(due[-1], message["data"]):
             yield f"{self.link} sees {message!r}, which is another one"
-        elif ("data" not in message) != (self.link.conn in due[-1].exclude):
+        elif ("data" not in message) != self.link.is_excluded(due[-1].exclude):
             yield f"{self.link} sees {message!r}, excluded is {sorted(due[-1].exclude)}"
 
     def _entered(self, room: str) -> bool:
@@ -115,14 +137,14 @@ class _Follower:
             yield f"{self.link} is recovered from another stream: {request!r}, {answer!r}"
             return
         due = [one for one in stream if since["offset"] < one.offset <= place.offset]
-        yield from self._compare([one for one in due if self.link.conn not in one.exclude], items)
+        yield from self._compare([one for one in due if not self.link.is_excluded(one.exclude)], items)
 
     def _compare(self, due: list[Kept], items: list[dict[str, Any]]) -> Iterator[str]:
         if [one.offset for one in due] != [item["offset"] for item in items]:
             yield f"{self.link} gets {[i['offset'] for i in items]}, and misses {[one.offset for one in due]}"
             return
         for one, item in zip(due, items, strict=True):
-            if ("data" not in item) != (self.link.conn in one.exclude):
+            if ("data" not in item) != self.link.is_excluded(one.exclude):
                 yield f"{self.link} gets {item!r}, excluded is {sorted(one.exclude)}"
             elif "data" in item and not _is(one, item["data"]):
                 yield f"{self.link} gets what is not in the stream: {item!r}"
@@ -156,8 +178,9 @@ class _Follower:
         if not later:
             return False
         limits = self.history.settings.config.limits
-        size = sum(len(one.data) + _ENVELOPE for one in later)
-        if len(later) > min(later[0].size, limits.max_recovery) or size > limits.outbox_bytes // 4:
+        items, size = self.spent
+        size += sum(len(one.data) + _ENVELOPE for one in later)
+        if len(later) > min(later[0].size, limits.max_recovery - items) or size > limits.outbox_bytes // 4:
             return True
         return self.history.time_of(later[0]) + later[0].ttl <= self.history.time_at(index)
 

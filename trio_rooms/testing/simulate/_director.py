@@ -12,6 +12,7 @@ import trio
 from trio_rooms import Connection, Manager
 
 from ._broker import WatchedBroker
+from ._follower import Followers
 from ._host import Host
 from ._plan import Step
 from ._publisher import Publisher, Say
@@ -28,6 +29,7 @@ class Director:
     publisher: Publisher
     trouble: Trouble
     broker: WatchedBroker
+    followers: Followers
     record: Record
     link_of: Callable[[int], int | None]
     """The link of a client."""
@@ -53,6 +55,13 @@ class Director:
             if self.broker.lagging is not None:
                 self.record.add(Fault("lose"))
                 self.broker.lagging.losing += step.args["times"]
+        elif step.kind == "follow":
+            await self.followers.follow(step.args)
+        elif step.kind == "question":
+            link = self.link_of(step.args["client"])
+            conn = None if link is None else self.conn_of(link)
+            if conn is not None:
+                await self.publisher.ask(conn, step.args["n"], step.args["seconds"])
         elif step.kind in ("busy", "veto"):
             self.trouble.order(step.kind, step.args["times"])
         elif step.kind in ("publish", "broadcast", "several", "everybody"):
@@ -64,7 +73,7 @@ class Director:
         args = step.args
         exclude = args.get("exclude")
         link = None if exclude is None else self.link_of(exclude)
-        options = {name: args[name] for name in ("pad", "key", "once", "skip") if name in args}
+        options = {name: args[name] for name in ("pad", "key", "once", "skip", "written") if name in args}
         say = Say(args.get("room", ""), args["n"], exclude=link, **options)
         if step.kind == "publish":
             await self.publisher.publish(say)

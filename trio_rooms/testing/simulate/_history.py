@@ -23,6 +23,8 @@ class LinkHistory:
     welcomed: bool = False
     conn: str | None = None
     """Its id, if anybody has learned it."""
+    session: str | None = None
+    """The id of its session, if the program has learned it."""
     talk: list[tuple[int, Sent | Seen]] = attrs.field(factory=list)
     """What its client sent and saw, each with its place in the record."""
     faults: list[str] = attrs.field(factory=list)
@@ -40,6 +42,10 @@ class LinkHistory:
     def sent(self) -> Iterator[Any]:
         """The messages that its client has sent, or begun to."""
         return (entry.message for _, entry in self.talk if isinstance(entry, Sent))
+
+    def is_excluded(self, exclude: frozenset[str]) -> bool:
+        """Whether what excludes these is not for it: by the connection, or by the session."""
+        return self.conn in exclude or self.session in exclude
 
     @property
     def left(self) -> bool:
@@ -145,6 +151,8 @@ def _enter(link: LinkHistory, index: int, entry: object) -> None:
     elif isinstance(entry, Called):
         link.hooks.append(entry)
         link.conn = entry.conn
+        if entry.hook == "on_connect":
+            link.session = entry.detail[0]
     elif isinstance(entry, Fault):
         link.faults.append(entry.kind)
     elif isinstance(entry, Ended):

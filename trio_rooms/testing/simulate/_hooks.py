@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import trio
 
@@ -34,6 +36,9 @@ class Hooks:
         """Add them to ``manager``."""
         manager.on_connect(self._on_connect)
         manager.on_disconnect(self._on_disconnect)
+        manager.on_session_expired(self._on_session_expired)
+        manager.on_user_online(self._on_user_online)
+        manager.on_user_offline(self._on_user_offline)
         if self.settings.room_hooks:
             manager.on_join_room(self._on_join_room)
             manager.on_leave_room(self._on_leave_room)
@@ -50,7 +55,9 @@ class Hooks:
             await trio.sleep(0.125)
 
     async def _on_connect(self, conn: Connection) -> None:
-        self._note("on_connect", conn)
+        conn.metadata["visits"] = visits = conn.metadata.get("visits", 0) + 1
+        conn.keep("visits")
+        self._note("on_connect", conn, detail=(conn.session_id, conn.restored, visits))
         link = link_of(conn)
         if link is not None:
             self.conns[link] = conn
@@ -61,6 +68,18 @@ class Hooks:
         if link is not None:
             self.conns.pop(link, None)
         self._note("on_disconnect", conn, detail=(close.code, close.by, conn.statistics()))
+        await self._wait()
+
+    async def _on_session_expired(self, session_id: str, user: str | None, metadata: dict[str, Any]) -> None:
+        self._note("on_session_expired", None, detail=(session_id, metadata.get("visits")))
+        await self._wait()
+
+    async def _on_user_online(self, room: Room, user: str) -> None:
+        self._note("on_user_online", None, room.name, user)
+        await self._wait()
+
+    async def _on_user_offline(self, room: Room, user: str) -> None:
+        self._note("on_user_offline", None, room.name, user)
         await self._wait()
 
     async def _on_join_room(self, conn: Connection, room: Room) -> None:

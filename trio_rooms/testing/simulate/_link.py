@@ -24,7 +24,7 @@ from .._raw import (
     split_response,
 )
 from ._network import Wire
-from ._record import Broken, Ended, Record, Seen, Sent, Welcomed
+from ._record import Answered, Broken, Ended, Record, Seen, Sent, Welcomed
 
 # Seconds that a client waits for its handshake, and for the server to take what it sends.
 _PATIENCE = 40.0
@@ -56,9 +56,10 @@ class Link:
         """Whether it makes sense to send."""
         return not (self.over.is_set() or self._close_sent or self._torn or self._close)
 
-    async def shake_hands(self, path: str) -> bool:
+    async def shake_hands(self, path: str, user: str) -> bool:
         """Whether the server has accepted the upgrade; if not, the connection is over."""
-        request = handshake_bytes(f"{path}?link={self.number}", subprotocol=self._subprotocol)
+        target = f"{path}?link={self.number}" + (f"&user={user}" if user else "")
+        request = handshake_bytes(target, subprotocol=self._subprotocol)
         try:
             with trio.move_on_after(_PATIENCE):
                 await self.wire.slow.send_all(request)
@@ -103,6 +104,11 @@ class Link:
     async def send(self, message: Mapping[str, Any]) -> None:
         """Send one message; where it cannot be sent whole, the connection is dropped."""
         self._record.add(Sent(self.number, message))
+        await self._send(*self._encode(message))
+
+    async def answer(self, n: int, message: Mapping[str, Any]) -> None:
+        """Answer a request of the server's."""
+        self._record.add(Answered(self.number, n))
         await self._send(*self._encode(message))
 
     async def send_text(self, text: bytes) -> None:

@@ -29,6 +29,9 @@ CLIENT_STEPS: Final[dict[str, int]] = {
     "stream": 2,
     "cancel": 4,
     "history": 3,
+    "post": 4,
+    "status": 2,
+    "ask": 2,
     "bad": 1,
     "crash": 1,
     "hang_up": 2,
@@ -42,6 +45,8 @@ SERVER_STEPS: Final[dict[str, int]] = {
     "several": 3,
     "everybody": 2,
     "direct": 2,
+    "question": 3,
+    "follow": 3,
     "kick": 2,
     "close_room": 1,
     "close_connection": 1,
@@ -61,6 +66,7 @@ FAULTS: Final[dict[str, int]] = {
     "veto": 2,
     "hook_crash": 1,
     "forget": 2,
+    "lose": 2,
 }
 
 #: Those faults that strike one connection.
@@ -153,7 +159,7 @@ def draw_plan(seed: int, *, speak: Speak | None = None, rooms: tuple[str, ...] |
 # What makes sense whatever the program is.
 _FOR_ANY_PROGRAM = frozenset(
     "join leave bad hang_up drop publish broadcast kick close_room close_connection restart".split()
-    + "cut stall silence trickle slow kill busy forget".split()
+    + "cut stall silence trickle slow kill busy forget lose".split()
 )
 
 

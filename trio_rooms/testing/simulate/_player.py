@@ -28,6 +28,9 @@ class Player:
     subprotocol: str
     loyal: bool
     """Whether it joins its rooms again by itself when it connects."""
+    returning: bool
+    """Whether it asks for its session when it connects."""
+    user: str
     path: str
     network: Network
     record: Record
@@ -39,6 +42,8 @@ class Player:
     wanted: dict[str, None] = attrs.field(factory=dict)
     positions: dict[str, tuple[str, int]] = attrs.field(factory=dict)
     """By room the epoch and the offset of the last that it has seen."""
+    token: str | None = None
+    """Of its session."""
     _last_id: int = 0
     _for_next: list[Step] = attrs.field(factory=list)
     _asked: dict[Any, str] = attrs.field(factory=dict)
@@ -71,9 +76,10 @@ class Player:
         if self.link is not None:
             await self.link.drop()
         self.link = await self._connect()
-        if self.link is not None and self.loyal:
-            for room in tuple(self.wanted):
-                await self.link.send(self._join(room))
+        if self.link is not None and self.returning:
+            await self.link.send(self._return())
+        elif self.link is not None and self.loyal:
+            await self._join_all(self.link)
         return self.link
 
     def heal(self) -> None:
@@ -114,18 +120,59 @@ class Player:
         if wire is None:
             return None
         self.record.add(Opened(number, self.number, self.serve()))
-        link = Link(wire, self.record, subprotocol=self.subprotocol, on_message=self._on_message)
+        link = Link(
+            wire, self.record, subprotocol=self.subprotocol, on_message=lambda message: self._on_message(link, message)
+        )
         for step in self._for_next:
             self._strike(wire, step)
         self._for_next.clear()
-        if not await link.shake_hands(self.path):
+        if not await link.shake_hands(self.path, self.user):
             return None
         self.nursery.start_soon(link.read)
         return link
 
-    def _on_message(self, message: dict[str, Any]) -> None:
+    async def _join_all(self, link: Link) -> None:
+        for room in tuple(self.wanted):
+            await link.send(self._join(room))
+
+    def _return(self) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        if self.token is not None:
+            data["session"] = self.token
+            data["positions"] = {
+                room: {"epoch": epoch, "offset": offset} for room, (epoch, offset) in self.positions.items()
+            }
+        return {"action": "$session", "id": self._new_id(), "data": data}
+
+    def _welcome(self, link: Link, data: dict[str, Any]) -> None:
+        self.token = data.get("session")
+        for room, reply in data.get("rooms", {}).items():
+            if "error" in reply:
+                self.wanted.pop(room, None)
+            else:
+                self.wanted[room] = None
+                self._follow(reply)
+        if self.returning and self.loyal and not data.get("restored"):
+            self.nursery.start_soon(self._join_all, link)
+
+    async def _answer(self, link: Link, message: dict[str, Any]) -> None:
+        n = message["data"]["n"]
+        mode = answer_mode(n)
+        if mode == "slow":
+            await trio.sleep(0.5)
+        if mode == "error":
+            await link.answer(n, {"id": message["id"], "error": {"code": "NO", "message": "", "temporary": False}})
+        elif mode != "never":
+            for _ in range(2 if mode == "twice" else 1):
+                await link.answer(n, {"id": message["id"], "data": {"n": n}})
+
+    def _on_message(self, link: Link, message: dict[str, Any]) -> None:
         self._follow(message)
-        if message.get("action") == "$closed":
+        if message.get("action") == "$welcome":
+            self._welcome(link, message["data"])
+        elif message.get("action") == "question":
+            self.nursery.start_soon(self._answer, link, message)
+        elif message.get("action") == "$closed":
             self.wanted.pop(message["data"]["room"], None)
         elif "id" in message and "action" not in message:
             room = self._asked.pop(message["id"], None)
@@ -183,6 +230,11 @@ class Player:
             message["action"] = "$leave"
         elif step.kind == "crash":
             del message["data"]
+        elif step.kind == "post":
+            message["action"] = "$publish"
+            message["data"] = {"room": args["room"], "data": {"n": args["n"], "pad": ""}}
+            if args["once"] is not None:
+                message["data"]["idempotency_key"] = args["once"]
         elif step.kind == "history":
             message["action"] = "$history"
         elif step.kind == "speak":
@@ -220,3 +272,8 @@ async def _resume_later(wire: Wire, seconds: float) -> None:
 
 
 _BAD = (b"{", b"[]", b'{"action": "no such action", "id": "bad"}', b'{"data": 1}', b'{"action": "$join", "id": "bad"}')
+
+
+def answer_mode(n: int) -> str:
+    """How a client answers a question of the server's."""
+    return ("once", "twice", "slow", "error", "never")[n // 100 % 5]

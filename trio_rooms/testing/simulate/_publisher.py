@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import msgspec
+import trio
 
-from trio_rooms import BrokerBusy, Connection, ConnectionGone, Manager, NotServing, OutboxFull, Report, UsageError
+from trio_rooms import (
+    AskRefused,
+    BrokerBusy,
+    Connection,
+    ConnectionGone,
+    Manager,
+    NotServing,
+    OutboxFull,
+    Report,
+    TooManyAsks,
+    UsageError,
+)
 
-from ._record import Published, Record
+from ._hooks import link_of
+from ._record import Asked, Published, Record
 
 
 class Say(msgspec.Struct):
@@ -27,6 +40,8 @@ class Say(msgspec.Struct):
     """The idempotency key."""
     skip: bool = False
     """Whether it is not to be kept."""
+    written: bool = False
+    """Whether who publishes it waits until it is written."""
     count: int = 1
     """How many of them, each with the next number; whoever publishes makes them."""
 
@@ -45,16 +60,18 @@ class Publisher:
         room = self._manager.get_room(say.room)
         if room is None:
             return None
-        outcome = "unknown"
+        outcome, written = "unknown", None
         try:
-            report = await room.publish(event_of(say), **self._options(say))
+            until: Literal["written", "queued"] = "written" if say.written else "queued"
+            report = await room.publish(event_of(say), until=until, **self._options(say))
             outcome = _outcome(report)
+            written = report.written if say.written else None
             return report
         except NotServing:
             outcome = "gone"
             return None
         finally:
-            self._record.add(Published(say.n, (say.room,), outcome, say.once))
+            self._record.add(Published(say.n, (say.room,), outcome, say.once, written))
 
     def broadcast(self, rooms: tuple[str, ...], say: Say) -> Report | None:
         """Publish to one room or several, or to everybody, without waiting."""
@@ -85,6 +102,25 @@ class Publisher:
         if conn is not None:
             with contextlib.suppress(OutboxFull, ConnectionGone):
                 conn.send_nowait({"n": n}, action="direct")
+
+    async def ask(self, conn: Connection, n: int, seconds: float) -> str:
+        """Ask a client, and wait so many seconds for its answer; what became of it."""
+        outcome, answer = "unknown", None
+        try:
+            with trio.move_on_after(seconds) as scope:
+                answer = await conn.request("question", {"n": n})
+                outcome = "answered"
+            if scope.cancelled_caught:
+                outcome = "late"
+        except AskRefused:
+            outcome = "refused"
+        except ConnectionGone:
+            outcome = "gone"
+        except TooManyAsks:
+            outcome = "busy"
+        finally:
+            self._record.add(Asked(link_of(conn) or 0, n, seconds, outcome, answer))
+        return outcome
 
     def _options(self, say: Say) -> dict[str, Any]:
         excluded = None if say.exclude is None else self._conn_of(say.exclude)

@@ -130,6 +130,74 @@ class Published:
     """"final", "queued", "duplicate", "refused", "busy", "gone", or "unknown" where it was cancelled meanwhile."""
     once: str | None = None
     """The idempotency key."""
+    written: int | None = None
+    """Where it was waited for until it was written: how many outboxes did so."""
+
+
+@attrs.frozen
+class Asked:
+    """What became of a request to a client."""
+
+    link: int
+    n: int
+    seconds: float
+    """How long was waited for the answer."""
+    outcome: str
+    """"answered", "refused", "gone", "busy", "late"; "unknown" where it was cancelled by something else."""
+    answer: Any = None
+
+
+@attrs.frozen
+class Answered:
+    """A client is about to answer a request of the server's."""
+
+    link: int
+    n: int
+
+
+@attrs.frozen
+class Followed:
+    """A task of the program begins to follow a room."""
+
+    number: int
+    room: str
+    overflow: str
+    since: tuple[int, str] | None
+    recovered: bool | None
+    at: tuple[int, str] | None
+    """Where it begins."""
+
+
+@attrs.frozen
+class Received:
+    """A task that follows a room has received an event."""
+
+    number: int
+    data: Any
+    at: tuple[int, str] | None
+
+
+@attrs.frozen
+class Unfollowed:
+    """A task follows a room no more."""
+
+    number: int
+    why: str
+    """"left", "ended" with the server, "lost", or "gone" where it never began."""
+    dropped: int = 0
+    displaced: int = 0
+
+
+@attrs.frozen
+class Given:
+    """A client of the library has received an event of a room, or a gap."""
+
+    client: int
+    room: str
+    data: Any = None
+    at: tuple[int, str] | None = None
+    gap: str | None = None
+    """Why something may be missing; "over" where its membership has ended for good."""
 
 
 @attrs.frozen
@@ -196,6 +264,8 @@ class Beacon:
     n: int
     room: str
     links: tuple[int, ...]
+    present: tuple[tuple[str, int | None], ...] = ()
+    """The user and the link of each of the room's members."""
 
 
 @attrs.frozen

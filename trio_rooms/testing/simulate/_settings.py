@@ -26,6 +26,12 @@ class Settings:
     """The subprotocol of each client."""
     loyal: tuple[bool, ...]
     """Which of the clients join their rooms again by themselves when they connect."""
+    library: int
+    """How many clients there are besides, made with ``trio_rooms.client``."""
+    returning: tuple[bool, ...]
+    """Which of the clients ask for their session when they connect, where there are sessions."""
+    named: bool
+    """Whether clients are users, of which each has two; else they are anonymous."""
     rooms: tuple[str, ...]
     """Their names."""
     length: float
@@ -52,6 +58,10 @@ class Settings:
     """Of the rooms with history."""
     history_meta_ttl: float
     """Of the rooms with history."""
+    presence_interval: float
+    """Of the rooms with presence."""
+    presence_grace: float
+    """Of the rooms with presence."""
     room_hooks: bool
     """Whether the program has hooks for joins and leaves."""
     opening_hooks: bool
@@ -64,6 +74,7 @@ class Settings:
 
 #: What the rooms of our own program are called; the part in front of the dash decides their options.
 _ROOMS = ("close-a", "close-b", "newest-a", "oldest-a", "conflate-a", "conflate-b")
+_WITH_PRESENCE = ("people-a",)
 _WITH_HISTORY = ("stream-a", "stream-b", "cache-a", "fresh-a")
 
 
@@ -74,6 +85,9 @@ def draw_settings(rng: random.Random, *, rooms: tuple[str, ...] | None) -> Setti
         clients=clients,
         formats=tuple(rng.choice(["json", "json", "msgpack"]) for _ in range(clients)),
         loyal=tuple(rng.random() < 0.5 for _ in range(clients)),
+        library=0 if rooms else rng.choice([0, 0, 0, 1, 2]),
+        returning=tuple(rng.random() < 0.7 for _ in range(clients)),
+        named=rng.random() < 0.5,
         rooms=rooms or _draw_rooms(rng),
         length=rng.choice([1.0, 3.0, 10.0]),
         large=rng.choice([300, 1500]),
@@ -87,6 +101,8 @@ def draw_settings(rng: random.Random, *, rooms: tuple[str, ...] | None) -> Setti
         history_size=rng.choice([1, 2, 5, 50, 1000]),
         history_ttl=rng.choice([0.5, 3.0, 300.0, 300.0]),
         history_meta_ttl=rng.choice([300.0, 300.0, 300.0, 30.0]),
+        presence_interval=rng.choice([0.0, 0.25, 1.0]),
+        presence_grace=rng.choice([0.0, 2.0]),
         room_hooks=rng.random() < 0.7,
         opening_hooks=rng.random() < 0.4,
         slow_hooks=rng.random() < 0.3,
@@ -95,6 +111,8 @@ def draw_settings(rng: random.Random, *, rooms: tuple[str, ...] | None) -> Setti
 
 
 def _draw_rooms(rng: random.Random) -> tuple[str, ...]:
+    if rng.random() < 0.2:
+        return tuple(sorted([*_WITH_PRESENCE, *rng.sample([*_ROOMS, *_WITH_HISTORY], rng.choice([0, 1]))]))
     if rng.random() < 0.5:
         streams = rng.sample(_WITH_HISTORY, rng.choice([1, 2]))
         return tuple(sorted([*streams, *rng.sample(_ROOMS, rng.choice([0, 1]))]))
@@ -115,6 +133,7 @@ def _draw_config(rng: random.Random) -> Config:
         hook_timeout=either(5.0, 1.0),
         shutdown_timeout=either(30.0, 2.0),
         position_check_interval=either(25.0, 0.5, 3.0),
+        session_window=rng.choice([None, 2.0, 60.0]),
         drain_rate=either(1000.0, 2.0),
         write_buffer_size=either(65536, 1, 200),
         read_buffer_size=either(65536, 7, 200),

@@ -18,8 +18,10 @@ from trio_rooms import Manager
 from ._application import Application, Program
 from ._broker import Watch, WatchedBroker
 from ._director import Director
-from ._hooks import Hooks
+from ._follower import Followers
+from ._hooks import Hooks, link_of
 from ._host import Host
+from ._library import LibraryClient
 from ._link import Link
 from ._network import Network
 from ._plan import Plan
@@ -54,6 +56,7 @@ class World:
         self._host = Host(self._manager, record, self._hooks, path=self._path)
         self._network = Network(settings.carrier, record, self._host.listening, self._host.accept)
         self._players: list[Player] = []
+        self._library: list[LibraryClient] = []
         self._links = 0
 
     def _make_manager(self, program: Program | None) -> Manager:
@@ -74,6 +77,9 @@ class World:
                     self._make_players(clients)
                     await self._do_steps()
                     await self._come_to_rest()
+                    await trio.sleep(self._broker.busy_for)  # who has published waits for it
+                    for client in self._library:
+                        client.over.set()
                     for player in self._players:
                         if player.link is not None:
                             await player.link.hang_up()
@@ -88,6 +94,8 @@ class World:
                     number,
                     f"trio-rooms.v1.{settings.formats[number]}",
                     settings.loyal[number],
+                    settings.returning[number] and settings.config.session_window is not None,
+                    f"user-{number // 2}" if settings.named else "",
                     self._path,
                     self._network,
                     self._record,
@@ -97,6 +105,13 @@ class World:
                     self._link_of,
                 )
             )
+
+        for number in range(settings.library):
+            client = LibraryClient(
+                number, self._plan.seed, settings, self._path, self._network, self._record, self._next_link
+            )
+            self._library.append(client)
+            nursery.start_soon(client.run)
 
     def _next_link(self) -> int:
         self._links += 1
@@ -114,6 +129,7 @@ class World:
             self._publisher,
             self._trouble,
             self._broker,
+            Followers(self._manager, self._record),
             self._record,
             self._link_of,
             self._hooks.conns.get,
@@ -133,6 +149,8 @@ class World:
             self._broker.lagging.losing = 0
         for player in self._players:
             player.heal()
+        for client in self._library:
+            client.heal()
         for number in range(_ROUNDS):
             self._network.heal()
             await trio.sleep(_PAUSE)  # what was on its way to fail has failed by then
@@ -155,7 +173,12 @@ class World:
         for index, (room, members) in enumerate(places.items()):
             n = -100 * number - index - 1
             await trio.sleep(_PAUSE)
-            self._record.add(Beacon(n, room, tuple(link.number for link in members)))
+            self._record.add(Beacon(n, room, tuple(link.number for link in members), self._present(room)))
             await self._publisher.publish(Say(room, n))
         await trio.sleep(_PAUSE)
         return len(links) == len(self._players) and all(link.usable for link in links)
+
+    def _present(self, name: str) -> tuple[tuple[str, int | None], ...]:
+        room = self._manager.get_room(name)
+        members = () if room is None else room.members
+        return tuple((conn.identity.user or conn.id, link_of(conn)) for conn in members)

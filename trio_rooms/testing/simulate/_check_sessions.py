@@ -1,0 +1,143 @@
+"""Sessions: each ends once, at its time; who comes back before that gets it, and its rooms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from ._history import History, LinkHistory
+from ._record import Called, Seen, Sent, Served
+
+# Virtual seconds that hooks may take, and that the end of a server does.
+_SLACK = 10.0
+
+
+@attrs.define(eq=False)
+class _Session:
+    id: str
+    opened: list[tuple[int, Called]] = attrs.field(factory=list)
+    closed: list[tuple[int, Called]] = attrs.field(factory=list)
+    expired: list[tuple[int, Called]] = attrs.field(factory=list)
+
+
+def _sessions(history: History) -> dict[str, _Session]:
+    found: dict[str, _Session] = {}
+    of_conn: dict[str, _Session] = {}
+    for index, call in history.record.of(Called):
+        if call.hook == "on_connect" and call.detail[0] is not None:
+            session = of_conn[call.conn] = found.setdefault(call.detail[0], _Session(call.detail[0]))
+            session.opened.append((index, call))
+        elif call.hook == "on_disconnect" and call.conn in of_conn:
+            of_conn[call.conn].closed.append((index, call))
+        elif call.hook == "on_session_expired":
+            found.setdefault(call.detail[0], _Session(call.detail[0])).expired.append((index, call))
+    return found
+
+
+def check_expiry(history: History) -> Iterator[str]:
+    """Each session the program knows of expires once, behind its last connection, not sooner and not later."""
+    ends = {served.serve: history.time_of(served) for _, served in history.record.of(Served)}
+    for session in _sessions(history).values():
+        if len(session.expired) != 1 or not session.opened:
+            yield f"session {session.id} of {len(session.opened)} connections has expired {len(session.expired)} times"
+            continue
+        index, call = session.expired[0]
+        if session.closed and session.closed[-1][0] > index:
+            yield f"session {session.id} has expired before its connection was over"
+        visits = [one.detail[2] for _, one in session.opened]
+        if visits != list(range(1, len(visits) + 1)) or call.detail[1] != len(visits):
+            yield f"session {session.id} has kept {call.detail[1]} of its visits, which were counted as {visits}"
+        if [one.detail[1] for _, one in session.opened] != [False] + [True] * (len(visits) - 1):
+            yield f"session {session.id} was not restored to each connection but the first"
+        if len({one.serve for _, one in (*session.opened, *session.expired)}) > 1:
+            yield f"session {session.id} has outlived its server"
+        yield from _check_time(history, session, ends.get(call.serve))
+
+
+def _check_time(history: History, session: _Session, end: float | None) -> Iterator[str]:
+    window = history.settings.config.session_window
+    if not session.closed or window is None or end is None:
+        return
+    index, last = session.closed[-1]
+    code, by, _ = last.detail
+    kept = history.time_at(session.expired[0][0]) - history.time_at(index)
+    for_good = code == 1000 or (by == "server" and (code == 1008 or code >= 4500))
+    ending = end - history.time_at(session.expired[0][0]) <= history.settings.config.shutdown_timeout + _SLACK
+    if kept < window - 0.001 and not for_good and not ending:
+        yield f"session {session.id} was kept {kept} s"
+    if kept > (0 if for_good else window) + _SLACK and not _may_have_been_used(history):
+        yield f"session {session.id} was kept {kept} s after {code}"
+
+
+def _may_have_been_used(history: History) -> bool:
+    """Whether a connection that the program never heard of may have had a session for a moment."""
+    return any(
+        link.session is None and any(message.get("action") == "$session" for message in link.sent)
+        for link in history.links.values()
+    )
+
+
+def check_returns(history: History) -> Iterator[str]:
+    """Who comes back with a token that is good has its session and its rooms again."""
+    sessions = _sessions(history)
+    given: dict[str, LinkHistory] = {}
+    for link in history.links.values():
+        presented = None
+        for index, entry in link.talk:
+            if isinstance(entry, Sent) and entry.message.get("action") == "$session":
+                presented = entry.message["data"].get("session")
+            elif isinstance(entry, Seen) and entry.message.get("action") == "$welcome":
+                data: Any = entry.message["data"]
+                if "session" in data:
+                    given[data["session"]] = link
+                before = given.get(presented or "")
+                if before is None:
+                    continue
+                session = sessions.get(before.session or "")
+                if data["restored"] and session is not None and _place(session, link) == _place(session, before) + 1:
+                    yield from _check_rooms(history, before, link, data)
+                elif not data["restored"] and not _may_be_refused(history, sessions, before, link, index):
+                    yield f"{link} gets another session than {before}"
+
+
+def _may_be_refused(
+    history: History, sessions: dict[str, _Session], before: LinkHistory, link: LinkHistory, index: int
+) -> bool:
+    session = sessions.get(before.session or "")
+    if session is None or before.serve != link.serve or link.faults:
+        return True  # the program never knew of it; or $session came too late, after more than a second
+    expired = min(history.time_at(place) for place, _ in session.expired)
+    # Another connection may have used a newer token.
+    used = _place(session, before) < len(session.opened) - 1
+    return used or expired <= history.time_at(index) + 1
+
+
+def _place(session: _Session, link: LinkHistory) -> int:
+    return next((place for place, (_, call) in enumerate(session.opened) if call.conn == link.conn), 0)
+
+
+def _check_rooms(history: History, before: LinkHistory, link: LinkHistory, data: Any) -> Iterator[str]:
+    """The rooms that were lost with the connection before are there again, or it is said why not."""
+    if link.session is not None and before.session is not None and link.session != before.session:
+        yield f"{link} has another session than {before}"
+    # A join that failed in between would have been told in a welcome that the client has not seen.
+    lost = Counter(call.room for call in before.hooks if call.hook == "on_leave_room" and call.detail == "disconnected")
+    known = {
+        entry.message["data"]["room"]
+        for _, entry in before.talk
+        if isinstance(entry, Seen)
+        and isinstance(entry.message.get("data"), dict)
+        and "id" in entry.message
+        and "room" in entry.message["data"]
+    }
+    left = {
+        message["data"]["room"] for one in (before, link) for message in one.sent if message.get("action") == "$leave"
+    }
+    if link.faults:  # it may have been closed while it joined them
+        return
+    for room in lost:
+        if room in known - left and room not in data["rooms"]:
+            yield f"{link} is restored, and not in {room!r}"
