@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -47,8 +48,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
+    # Without the safe path, as the script finds its neighbours beside it.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     return subprocess.run(
-        [sys.executable, "-W", "error", *command], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-W", "error", *command], capture_output=True, text=True, timeout=100, check=False, env=env
     )
 
 
