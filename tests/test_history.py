@@ -218,7 +218,7 @@ async def test_a_flood_of_rooms(autojump_clock: MockClock) -> None:
     """Must hold 5: whatever names clients and programs invent, what is held is bounded, and goes with time."""
     broker = MemoryBroker(max_streams=100, max_history_bytes=100_000)
     manager = history_manager(broker)
-    async with hall(manager) as served:
+    async with hall(manager, transport="native") as served:
         guest = await served.enter(v1=True)
         for number in range(2_000):
             name = f"room{number}"
@@ -300,7 +300,7 @@ async def test_clients_read(subprotocol: str, autojump_clock: MockClock) -> None
 async def test_clients_read_no_more_than_may_be(autojump_clock: MockClock) -> None:
     """A reply holds at most max_recovery publications and a quarter of an outbox; one at least."""
     manager = history_manager(allow_history=True, size=100, limits=Limits(max_recovery=20, outbox_bytes=20_000))
-    async with hall(manager) as served:
+    async with hall(manager, transport="native") as served:
         guest = await served.enter(v1=True)
         await guest.client.request("$join", {"room": "r"})
         for size in [10] * 30 + [1000] * 10 + [8000, 8000]:

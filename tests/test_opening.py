@@ -351,7 +351,7 @@ async def test_control_frames_do_not_wait(autojump_clock: MockClock) -> None:
 async def test_over_a_plain_socket(pings: int) -> None:
     """As over any stream; when all that was held back is written there is no writer, and the flusher takes over."""
     manager = make_manager()
-    async with serve_in_memory(manager) as memory, trio.open_nursery() as nursery:
+    async with serve_in_memory(manager, transport="native") as memory, trio.open_nursery() as nursery:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         nursery.start_soon(manager.handle_connection, PlainStream(ours, None))
