@@ -42,6 +42,10 @@ class Format:
         """The frame for a member that an event of a room with history is not for."""
         return self._frame(self.codec.marker(publication.room, publication.offset))
 
+    def size_of(self, item: HistoryItem) -> int:
+        """The bytes of an event that was kept."""
+        return len(item.raw if self.text else item.packed)
+
     def kept(self, item: HistoryItem) -> dict[str, Any]:
         """An event that was kept, to be sent in a reply."""
         return {"offset": item.offset, "data": msgspec.Raw(item.raw) if self.text else Packed(item.packed)}

@@ -182,6 +182,15 @@ class Node:
             room = self.rooms[name] = Room(self, name, options)
         return room
 
+    def checked(self, rooms: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of rooms to publish to, which may be a client's. Raises :exc:`BadRoom`."""
+        for room in rooms:
+            if room not in self.rooms:  # those have been checked
+                problem = why_not_a_room(room, max_bytes=self.config.limits.max_room_name_bytes)
+                if problem is not None:
+                    raise BadRoom(problem)
+        return rooms
+
     def publication(
         self,
         rooms: tuple[str, ...],
@@ -193,34 +202,10 @@ class Node:
         idempotency_key: str | None = None,
         skip_history: bool = False,
     ) -> Publication:
-        """As :meth:`publication_to`, for names that are to be checked, as they may be a client's. Raises BadRoom."""
-        for room in rooms:
-            if room not in self.rooms:  # those have been checked
-                problem = why_not_a_room(room, max_bytes=self.config.limits.max_room_name_bytes)
-                if problem is not None:
-                    raise BadRoom(problem)
-        return self.publication_to(
-            rooms,
-            event,
-            exclude=exclude,
-            key=key,
-            action=action,
-            idempotency_key=idempotency_key,
-            skip_history=skip_history,
-        )
+        """Encode an event once, for rooms whose names are good.
 
-    def publication_to(
-        self,
-        rooms: tuple[str, ...],
-        event: object,
-        *,
-        exclude: Iterable[Connection | str] = (),
-        key: str | None = None,
-        action: str | None = None,
-        idempotency_key: str | None = None,
-        skip_history: bool = False,
-    ) -> Publication:
-        """Encode an event once. Raises :exc:`EncodingError`, :exc:`MessageTooLarge`, :exc:`UsageError`."""
+        Raises :exc:`EncodingError`, :exc:`MessageTooLarge`, :exc:`UsageError`.
+        """
         if isinstance(exclude, str):
             raise UsageError("exclude takes connections or ids, in an iterable")
         excluded = self._excluded(exclude) if exclude else _NOBODY

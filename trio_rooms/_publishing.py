@@ -38,7 +38,7 @@ class Publishing:
         """As :meth:`Room.publish`, and the room need not exist here. Raises :exc:`BadRoom`, too."""
         node = self._node
         publication = node.publication(
-            (room,),
+            node.checked((room,)),
             event,
             exclude=exclude,
             key=key,
@@ -163,4 +163,4 @@ class Publishing:
 
     def _publish(self, rooms: tuple[str, ...], event: object, **options: Any) -> Report:
         node = self._node
-        return node.carrier.publish_nowait(node.publication(rooms, event, **options))
+        return node.carrier.publish_nowait(node.publication(node.checked(rooms), event, **options))

@@ -143,5 +143,4 @@ class Recovery(Reading):
 
 def size_of(items: tuple[HistoryItem, ...], conn: Connection) -> int:
     """The bytes that these take in a message to a connection, at most."""
-    text = conn._format.text
-    return sum((len(item.raw) if text else len(item.packed)) + _ENVELOPE for item in items)
+    return sum(conn._format.size_of(item) + _ENVELOPE for item in items)

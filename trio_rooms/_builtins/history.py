@@ -56,7 +56,7 @@ def _fitting(conn: Connection, items: tuple[HistoryItem, ...]) -> list[dict[str,
     left = conn._node.config.limits.outbox_bytes // 4
     fitting: list[dict[str, Any]] = []
     for item in items:
-        left -= len(item.raw if conn._format.text else item.packed)
+        left -= conn._format.size_of(item)
         if left < 0 and fitting:
             break
         fitting.append({"offset": item.offset} if conn._is_excluded(item.exclude) else conn._format.kept(item))

@@ -364,8 +364,9 @@ class Outbox(trio.abc.SendChannel[Frame]):
         if not self._open:
             raise ConnectionGone("the connection has ended")
         cost = size + OVERHEAD
-        if cost > self._bounds.max_bytes:
-            raise MessageTooLarge(f"a message of {size} bytes is larger than the outbox of {self._bounds.max_bytes}")
+        largest = self._bounds.max_bytes
+        if cost > largest:
+            raise MessageTooLarge(f"a message of {size} bytes is larger than the outbox of {largest} bytes")
         return cost
 
     def _fits_or_is_taken(self, cost: int) -> bool:
