@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from hall import Gate
 from trio_rooms import Config, Connection, HandshakeRequest, Identity, Manager
 from trio_rooms.testing import MemoryServer, TestClient
 
@@ -35,6 +36,19 @@ def make_manager(**options: Any) -> Manager:
         conn.keep(*data)
 
     return manager
+
+
+def gated(manager: Manager) -> Gate:
+    """Add the room ``gate``, which who comes back to its session joins when the gate is opened."""
+    gate = Gate()
+
+    async def authorize(conn: Connection, room: str, data: object) -> bool:
+        if conn.restored:
+            await gate()
+        return True
+
+    manager.room("gate", authorize=authorize)
+    return gate
 
 
 async def allow(conn: Connection, room: str, data: object) -> bool:

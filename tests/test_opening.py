@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from hall import Gate, attempt, record, settle
-from returning import FORMATS, V1, make_manager, visit
+from returning import FORMATS, V1, gated, make_manager, visit
 from trio_rooms import ActionError, Connection, HandshakeRequest, Identity, Manager, UsageError
 from trio_rooms._wire.plain import PlainStream
 from trio_rooms.testing import FaultyStream, MemoryServer, TestClient, serve_in_memory
@@ -162,14 +162,7 @@ async def test_what_on_connect_sends_and_what_is_published_stands_behind(autojum
     """Of a restored session, too, though ``$welcome`` tells how the joins went that come after ``on_connect``."""
     manager = make_manager()
     greeting(manager)
-    gate = Gate()
-
-    async def authorize(conn: Connection, room: str, data: object) -> bool:
-        if conn.restored:
-            await gate()
-        return True
-
-    manager.room("gate", authorize=authorize)
+    gate = gated(manager)
     async with serve_in_memory(manager) as memory:
         away = await visit(memory)
         await away.join("open-1", "gate")
@@ -242,14 +235,7 @@ async def test_nobody_is_there_for_welcome(autojump_clock: MockClock) -> None:
     """The client is lost while its rooms are joined again: what waits is thrown away, and counted."""
     manager = make_manager()
     greeting(manager)
-    gate = Gate()
-
-    async def authorize(conn: Connection, room: str, data: object) -> bool:
-        if conn.restored:
-            await gate()
-        return True
-
-    manager.room("gate", authorize=authorize)
+    gate = gated(manager)
     async with serve_in_memory(manager) as memory:
         away = await visit(memory)
         await away.join("gate")
@@ -297,14 +283,7 @@ async def test_who_makes_welcome_cannot_ask_the_client(autojump_clock: MockClock
 async def test_written_is_written(autojump_clock: MockClock) -> None:
     """Who waits until an event is written waits for what is held back, the frame in front of it included."""
     manager = make_manager()
-    gate = Gate()
-
-    async def authorize(conn: Connection, room: str, data: object) -> bool:
-        if conn.restored:
-            await gate()
-        return True
-
-    manager.room("gate", authorize=authorize)
+    gate = gated(manager)
     async with serve_in_memory(manager) as memory, trio.open_nursery() as nursery:
         away = await visit(memory)
         await away.join("open-1", "gate")

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from hall import Gate, record, settle
-from returning import FORMATS, V1, WINDOW, Visit, allow, make_manager, visit
+from returning import FORMATS, V1, WINDOW, Visit, allow, gated, make_manager, visit
 from trio_rooms import ActionError, Close, Config, Connection, Limits, Manager, Room
 from trio_rooms.testing import MemoryServer, ReplyError, serve_in_memory
 
@@ -254,14 +254,7 @@ async def test_one_reply_that_fails_harms_no_other(autojump_clock: MockClock) ->
 async def test_a_room_is_left_while_others_are_joined_again(autojump_clock: MockClock) -> None:
     """``$leave`` acts when it is read, on a room that is being joined again and on one whose turn has not come."""
     manager = make_manager()
-    gate = Gate()
-
-    async def authorize(conn: Connection, room: str, data: object) -> bool:
-        if conn.restored:
-            await gate()
-        return True
-
-    manager.room("gate", authorize=authorize)
+    gate = gated(manager)
     async with serve_in_memory(manager) as memory:
         first = await visit(memory)
         await first.join("gate", "open-1", "open-2")
