@@ -18,17 +18,13 @@ def check_closes(history: History) -> Iterator[str]:
         ended = link.ended
         if ended is None:
             yield f"{link} has never ended"
-        elif (
-            ended.code == 1006
-            and link.welcomed
-            and not (link.left or link.faults or _may_be_cut_off(link) or _may_be_clogged(history))
-        ):
+        elif ended.code == 1006 and link.welcomed and not (link.left or link.faults or _may_be_cut_off(link)):
             yield f"{link} has ended without a close frame, and nothing was done to it"
 
 
 def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
     if by in ("peer", "network"):
-        return link.left or bool(link.faults) or _may_be_clogged(history)
+        return link.left or bool(link.faults)
     if code in (1001, 1012):
         return True  # the server has ended, at the latest with the run
     if code == 4008:
@@ -49,15 +45,6 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
         crashed = any(message["action"] == "crash" for message in link.sent)
         return crashed or bool(history.faults & {"hook_crash", "leave_hook_crash"})
     return False
-
-
-def _may_be_clogged(history: History) -> bool:
-    """Whether pongs of a client may fill a small socket, while its handler waits for a slow broker and nothing is read.
-
-    Then the client, which reads and answers in one task, reads no more either.
-    """
-    settings = history.settings
-    return settings.carrier == "sockets" and settings.lag == 1.0 and settings.config.ping_interval == 1.0
 
 
 def _stream_was_lost(history: History) -> bool:
