@@ -38,7 +38,7 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
     if code == 4501:
         return any(other.client == link.client and other is not link for other in history.links.values())
     if code == 4010:
-        return _stream_was_lost(history)
+        return stream_was_lost(history)
     if code == 1008:
         return bool(link.faults)  # a message took too long
     if code == 1011:
@@ -47,7 +47,7 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
     return False
 
 
-def _stream_was_lost(history: History) -> bool:
+def stream_was_lost(history: History) -> bool:
     """Whether there was anything that could make a room's stream begin anew, or leave a hole."""
     settings = history.settings
     return (

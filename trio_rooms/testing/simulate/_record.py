@@ -166,6 +166,10 @@ class Followed:
     recovered: bool | None
     at: tuple[int, str] | None
     """Where it begins."""
+    pause: float = 0
+    """Seconds that it takes after each event."""
+    most: int = 256
+    """Events that may wait for it."""
 
 
 @attrs.frozen
