@@ -44,7 +44,7 @@ def _event(rng: random.Random, settings: Settings, n: int) -> Arguments:
 
 
 def _burst(rng: random.Random, settings: Settings, n: int) -> Arguments:
-    arguments = {**_event(rng, settings, n), "count": rng.choice([1, 1, 2, 6, 20])}
+    arguments = {**_event(rng, settings, n), "count": rng.choice([1, 1, 2, 6, 20]), "turn": rng.choice([0, 1])}
     if rng.random() < 0.3:  # who shares what waits, and who does not: only a burst to more than one tells
         arguments["exclude"] = rng.randrange(settings.clients)
         for name in ("key", "once"):

@@ -7,6 +7,7 @@ recorded as broken: a masked frame, a fragment, something behind a close frame, 
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from .._raw import (
     close_payload,
     frame_length,
     handshake_bytes,
+    header_length,
     parse_server_frames,
     split_response,
 )
@@ -98,6 +100,8 @@ class Link:
         finally:
             if self._unparsed and self._close is not None:
                 self._record.add(Broken(self.number, f"behind a close frame: {bytes(self._unparsed[:20])!r}"))
+            elif not _may_begin_a_frame(self._unparsed):
+                self._record.add(Broken(self.number, f"behind half a frame: {bytes(self._unparsed[-20:])!r}"))
             with trio.CancelScope(shield=True):  # closing does not wait
                 await self._end(*(self._close or (1006, "")))
 
@@ -218,3 +222,16 @@ class Link:
             closing = client_frame(Opcode.CLOSE, close_payload(self._close[0] if self._close[0] != 1005 else None))
             async with self._lock:
                 await self.wire.slow.send_all(closing)
+
+
+def _may_begin_a_frame(data: bytearray) -> bool:
+    """Whether a server may have sent this and no more. What stands behind half a text is found as none of it."""
+    header = header_length(data)
+    if header is None:
+        return True
+    try:
+        if data[0] & 0xF == Opcode.TEXT:
+            codecs.getincrementaldecoder("utf-8")().decode(data[header:])
+    except UnicodeDecodeError:
+        return False
+    return not data[1] & 0x80
