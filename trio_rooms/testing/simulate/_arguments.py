@@ -52,6 +52,15 @@ def _burst(rng: random.Random, settings: Settings, n: int) -> Arguments:
     return arguments
 
 
+def _blink(rng: random.Random, settings: Settings, n: int) -> Arguments:
+    return {
+        **_room(rng, settings, n),
+        "n": n,
+        "stays": rng.choice([0, 0.25, 1]),
+        "away": rng.choice([0, 0, 0.25, 1]),
+    }
+
+
 def _post(rng: random.Random, settings: Settings, n: int) -> Arguments:
     return {**_room(rng, settings, n), "n": n, "once": rng.choice([None, "once", "twice"])}
 
@@ -149,6 +158,7 @@ _DRAWS: Final[dict[str, Callable[[random.Random, Settings, int], Arguments]]] = 
     "echo": _number,
     "direct": _client,
     "post": _post,
+    "blink": _blink,
     "status": _number_in_room,
     "ask": _number,
     "question": _question,
