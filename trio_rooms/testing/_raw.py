@@ -119,12 +119,22 @@ def split_response(data: bytes) -> tuple[int, dict[str, str], bytes] | None:
     return int(status), {name.lower(): value.strip() for name, _, value in pairs}, rest
 
 
+def header_length(data: bytes | bytearray) -> int | None:
+    """Return the length in bytes of the header that ``data`` begins with; None while that is incomplete."""
+    if len(data) < 2:
+        return None
+    extended = {126: 2, 127: 8}.get(data[1] & 0x7F, 0)
+    masking = 4 if data[1] & 0x80 else 0
+    length = 2 + extended + masking
+    return length if len(data) >= length else None
+
+
 def frame_length(data: bytes | bytearray) -> int | None:
     """Return the length in bytes of the frame that ``data`` begins with, header included.
 
     None while the header is incomplete. The frame itself may be longer than ``data``.
     """
-    header = _header_length(data)
+    header = header_length(data)
     if header is None:
         return None
     short = data[1] & 0x7F
@@ -156,17 +166,8 @@ def parse_server_frames(data: bytes, *, allow_partial: bool = False) -> list[Ser
 def _server_frame(data: bytes) -> ServerFrame:
     if data[1] & 0x80:
         raise ValueError(f"masked frame from a server: {data[:20]!r}")
-    payload = data[_header_length(data) :]
+    payload = data[header_length(data) :]
     return ServerFrame(data[0] & 0xF, bytes(payload), fin=bool(data[0] & 0x80), rsv=data[0] >> 4 & 7)
-
-
-def _header_length(data: bytes | bytearray) -> int | None:
-    if len(data) < 2:
-        return None
-    extended = {126: 2, 127: 8}.get(data[1] & 0x7F, 0)
-    masking = 4 if data[1] & 0x80 else 0
-    length = 2 + extended + masking
-    return length if len(data) >= length else None
 
 
 def _length_field(length: int, bits: Literal[7, 16, 64] | None, *, masked: bool) -> bytes:

@@ -44,12 +44,21 @@ def _event(rng: random.Random, settings: Settings, n: int) -> Arguments:
 
 
 def _burst(rng: random.Random, settings: Settings, n: int) -> Arguments:
-    arguments = {**_event(rng, settings, n), "count": rng.choice([1, 1, 2, 6, 20])}
+    arguments = {**_event(rng, settings, n), "count": rng.choice([1, 1, 2, 6, 20]), "turn": rng.choice([0, 1])}
     if rng.random() < 0.3:  # who shares what waits, and who does not: only a burst to more than one tells
         arguments["exclude"] = rng.randrange(settings.clients)
         for name in ("key", "once"):
             arguments.pop(name, None)
     return arguments
+
+
+def _blink(rng: random.Random, settings: Settings, n: int) -> Arguments:
+    return {
+        **_room(rng, settings, n),
+        "n": n,
+        "stays": rng.choice([0, 0.25, 1]),
+        "away": rng.choice([0, 0, 0.25, 1]),
+    }
 
 
 def _post(rng: random.Random, settings: Settings, n: int) -> Arguments:
@@ -149,6 +158,7 @@ _DRAWS: Final[dict[str, Callable[[random.Random, Settings, int], Arguments]]] = 
     "echo": _number,
     "direct": _client,
     "post": _post,
+    "blink": _blink,
     "status": _number_in_room,
     "ask": _number,
     "question": _question,

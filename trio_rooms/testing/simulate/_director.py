@@ -80,7 +80,7 @@ class Director:
         elif step.kind == "broadcast":
             for index in range(args["count"]):
                 # Of many in a row every other one is for all, so that those who share and those who do not take turns.
-                excluded = say.exclude if index % 2 == args["count"] % 2 else None
+                excluded = say.exclude if index % 2 == args["turn"] else None
                 one = msgspec.structs.replace(say, n=say.n + index, exclude=excluded)
                 self.publisher.broadcast((say.room,), one)
         else:

@@ -8,6 +8,7 @@ masked frame, a fragment, something behind a close frame, a close frame behind h
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from .._raw import (
     close_payload,
     frame_length,
     handshake_bytes,
+    header_length,
     parse_server_frames,
     split_response,
 )
@@ -94,6 +96,8 @@ class Link:
         finally:
             if self._unparsed and self._close is not None:
                 self._record.add(Broken(self.number, f"behind a close frame: {bytes(self._unparsed[:20])!r}"))
+            elif not _may_begin_a_frame(self._unparsed):
+                self._record.add(Broken(self.number, f"behind half a frame: {bytes(self._unparsed[-20:])!r}"))
             with trio.CancelScope(shield=True):  # closing does not wait
                 await self._end(*(self._close or (1006, "")))
 
@@ -235,3 +239,16 @@ class Link:
                 await self.wire.slow.send_all(closing)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._torn = True
+
+
+def _may_begin_a_frame(data: bytearray) -> bool:
+    """Whether a server may have sent this and no more. What stands behind half a text is found as none of it."""
+    header = header_length(data)
+    if header is None:
+        return True
+    try:
+        if data[0] & 0xF == Opcode.TEXT:
+            codecs.getincrementaldecoder("utf-8")().decode(data[header:])
+    except UnicodeDecodeError:
+        return False
+    return not data[1] & 0x80

@@ -2,7 +2,8 @@
 
 Theory of operation. A plan is a list of steps, each with its time, so that a failing run can be made smaller by leaving
 steps out. A program that does a little of everything hardly ever does much of one thing; so each seed switches
-about half of all kinds of steps off (swarm testing). Times are few and coarse: steps at the same moment race.
+about half of all kinds of steps off (swarm testing); some have a theme besides, of which they do much (see
+``_themes``). Times are few and coarse: steps at the same moment race.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import attrs
 
 from ._arguments import draw_arguments
 from ._settings import Settings, draw_settings
+from ._themes import draw_theme
 
 #: What clients do, and how often beside each other.
 CLIENT_STEPS: Final[dict[str, int]] = {
@@ -36,6 +38,7 @@ CLIENT_STEPS: Final[dict[str, int]] = {
     "crash": 1,
     "hang_up": 2,
     "drop": 2,
+    "blink": 2,
 }
 
 #: What the program does by itself.
@@ -130,10 +133,15 @@ def draw_plan(seed: int, *, speak: Speak | None = None, rooms: tuple[str, ...] |
     rng = random.Random(f"plan {seed}")
     settings = draw_settings(rng, rooms=rooms)
     foreign = speak is not None
+    theme = None if foreign else draw_theme(rng)
     on = [kind for kind in KINDS if (kind in _BASIC and rng.random() < 0.9) or rng.random() < 0.5]
     if foreign:
         on = [kind for kind in on if kind in _FOR_ANY_PROGRAM]
     weights = {**CLIENT_STEPS, **SERVER_STEPS, **FAULTS}
+    if theme is not None:
+        settings = theme.suit(rng, settings)
+        weights.update(theme.kinds)
+        on = [kind for kind in KINDS if kind in on or kind in theme.kinds]
     if speak is not None:
         weights["speak"] = 15
         on.append("speak")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -66,7 +66,9 @@ class Player:
                 await (link.hang_up() if step.kind == "hang_up" else link.drop())
             return
         link = await self.connected()
-        if link is not None:
+        if link is not None and step.kind == "blink":
+            await self._blink(link, step.args)
+        elif link is not None:
             await self._say(link, step)
 
     async def connected(self) -> Link | None:
@@ -202,6 +204,16 @@ class Player:
             epoch, offset = wrong.get(since, (epoch, offset))
             data["since"] = {"epoch": epoch, "offset": offset}
         return {"action": "$join", "id": self._new_id(), "data": data}
+
+    async def _blink(self, link: Link, args: Mapping[str, Any]) -> None:
+        """Say something that it is not to hear itself, go before anything comes back, and come back."""
+        link.wire.stall("near", "receiving", 0)
+        said = {"room": args["room"], "n": args["n"], "exclude": self.number}
+        await link.send(self._message(Step(0.0, "say", self.number, said)))
+        await trio.sleep(args["stays"])
+        await link.drop()
+        await trio.sleep(args["away"])
+        await self.connected()
 
     async def _say(self, link: Link, step: Step) -> None:
         if step.kind == "bad":

@@ -1,0 +1,118 @@
+"""What a seed may do much of: situations that need several things at once, which chance alone brings together rarely.
+
+Theory of operation. A mistake that shows only where a broker loses a delivery in the midst of a burst, to a room with a
+history that somebody follows, is met in one of some thousand runs that draw each of these for itself. So part of the
+seeds has a theme: the kinds of steps that it takes are on, and more of them are done than of the others, in a world
+that suits it. All else is drawn as ever, and may disturb.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import attrs
+
+from ._settings import Settings
+
+
+@attrs.frozen
+class Theme:
+    """One of them."""
+
+    kinds: Mapping[str, int]
+    """Kinds of steps that are on, and how often they are drawn beside the others."""
+    suit: Callable[[random.Random, Settings], Settings]
+    """Makes a world suitable."""
+
+
+def _crowd(rng: random.Random, settings: Settings) -> Settings:
+    """Many who wait for the same in one or two rooms, over sockets."""
+    clients = rng.choice([3, 4, 6])
+    config = attrs.evolve(
+        settings.config, limits=attrs.evolve(settings.config.limits, outbox_messages=rng.choice([8, 256]))
+    )
+    return attrs.evolve(
+        _of(settings, clients, rng),
+        formats=(rng.choice(["json", "msgpack"]),) * clients,
+        rooms=_some(rng, ("close-a", "close-b", "newest-a", "people-a"), 2),
+        carrier="sockets",
+        config=config,
+        lag=None,
+        capacity=None,
+    )
+
+
+def _stream(rng: random.Random, settings: Settings) -> Settings:
+    """A room whose history is long enough, over a broker that takes its time."""
+    return attrs.evolve(
+        settings,
+        rooms=_some(rng, ("stream-a", "stream-b"), 2),
+        lag=rng.choice([0.1, 0.1, 1.0]),
+        broker_bound=100,
+        history_size=rng.choice([5, 50, 1000]),
+        history_ttl=300.0,
+        history_meta_ttl=300.0,
+    )
+
+
+def _away(rng: random.Random, settings: Settings) -> Settings:
+    """Clients that come back to their sessions, in rooms with history."""
+    return attrs.evolve(
+        settings,
+        rooms=_some(rng, ("stream-a", "stream-b"), 2),
+        returning=(True,) * settings.clients,
+        config=attrs.evolve(settings.config, session_window=60.0),
+        lag=rng.choice([None, 0.1, 1.0]),
+        history_size=rng.choice([5, 50, 1000]),
+        history_ttl=300.0,
+        history_meta_ttl=300.0,
+    )
+
+
+def _clogged(rng: random.Random, settings: Settings) -> Settings:
+    """Connections that stop in the middle of a frame, and go on while the server gives them up."""
+    return attrs.evolve(
+        settings,
+        formats=("json",) * settings.clients,
+        carrier="memory",
+        rooms=_some(rng, ("close-a", "close-b", "stream-a"), 2),
+        config=attrs.evolve(
+            settings.config,
+            limits=attrs.evolve(settings.config.limits, outbox_messages=rng.choice([2, 3, 8])),
+        ),
+        lag=None,
+    )
+
+
+def _some(rng: random.Random, rooms: tuple[str, ...], most: int) -> tuple[str, ...]:
+    return tuple(sorted(rng.sample(rooms, rng.randint(1, most))))
+
+
+def _of(settings: Settings, clients: int, rng: random.Random) -> Settings:
+    """The same for another number of clients."""
+    return attrs.evolve(
+        settings,
+        clients=clients,
+        loyal=tuple(rng.random() < 0.5 for _ in range(clients)),
+        returning=tuple(rng.random() < 0.7 for _ in range(clients)),
+    )
+
+
+#: All of them.
+THEMES: Final[Mapping[str, Theme]] = {
+    "crowd": Theme({"broadcast": 20, "shout": 8, "kick": 4, "leave": 8, "join": 8, "say": 6}, _crowd),
+    "stream": Theme({"broadcast": 12, "follow": 8, "lose": 6, "publish": 8, "join": 8, "say": 6}, _stream),
+    "away": Theme({"blink": 12, "say": 8, "history": 6, "join": 8, "drop": 3}, _away),
+    "clogged": Theme({"stall": 8, "broadcast": 12, "close_connection": 3, "join": 8, "say": 6}, _clogged),
+}
+
+# Of so many seeds one has a given theme.
+_RARITY: Final = 10
+
+
+def draw_theme(rng: random.Random) -> Theme | None:
+    """That of a seed; most have none."""
+    names = [*THEMES, *[""] * (_RARITY - len(THEMES))]
+    return THEMES.get(rng.choice(names))
