@@ -61,6 +61,17 @@ class Ended:
 
 
 @attrs.frozen
+class Wrote:
+    """What the server has put on the wire of a connection in memory; noted at the end of a run."""
+
+    link: int
+    messages: tuple[Any, ...]
+    """Those that have left as a whole."""
+    taken: int
+    """How many of them the server can know to have left: the rest went out with a call that has failed."""
+
+
+@attrs.frozen
 class Broken:
     """A client has received what no server may send."""
 
