@@ -34,14 +34,27 @@ def check_replies(history: History) -> Iterator[str]:
 
 
 def _waits_for_what_is_lost(history: History, asked: dict[Any, dict[str, Any]]) -> bool:
-    """Whether the first of these in turn has published what is lost; it waits as long as the node does.
+    """Whether the first of these in turn has published what is lost: it waits as long as the node does.
 
-    So do those behind it, and in the end what is not read at all.
+    So do those behind it. What needs no turn is answered, unless so many wait that nothing more is read.
     """
-    first = next((request for request in asked.values() if request["action"] in _IN_TURN), None)
-    if first is None or first["action"] not in ("say", "$publish"):
-        return False
-    return str(first["data"]["n"] if first["action"] == "say" else first["data"]["data"]["n"]) in history.lost
+    waiting = 0
+    for request in asked.values():
+        if request["action"] in _IN_TURN:
+            waiting += 1
+            if waiting == 1 and _number_of(request) not in history.lost:
+                return False
+        elif waiting < history.settings.config.limits.inbox_messages:
+            return False
+    return True
+
+
+def _number_of(request: dict[str, Any]) -> str | None:
+    """Of what a request publishes and waits for."""
+    if request["action"] not in ("say", "$publish"):
+        return None
+    data = request["data"]
+    return str((data if request["action"] == "say" else data["data"])["n"])
 
 
 def _is_reply(message: Any) -> bool:
