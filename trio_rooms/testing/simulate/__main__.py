@@ -6,11 +6,12 @@ import argparse
 import importlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from . import Outcome, Program, draw_plan, run_plan, shrink, simulate
+from . import TROUBLES, Outcome, Program, draw_plan, run_plan, shrink, simulate
 
 # Seeds that a process is given at a time.
 _CHUNK = 20
@@ -38,28 +39,46 @@ def main(argv: list[str] | None = None) -> int:
         return _run_one(options, program)
     began = time.monotonic()
     seeds = range(options.first, options.first + options.count)
-    for count, failed in enumerate(_failures(seeds, options.program, options.processes), 1):
-        if failed is not None:
-            print(f"seed {failed} fails, after {count} seeds and {time.monotonic() - began:.0f} s")
-            _show(simulate(failed, program), program, options)
+    counts: Counter[str] = Counter()
+    for seed, (failed, met) in zip(seeds, _results(seeds, options.program, options.processes), strict=True):
+        counts.update(sorted(met))
+        if failed:
+            print(f"seed {seed} fails, after {seed - seeds[0] + 1} seeds and {time.monotonic() - began:.0f} s")
+            _show(simulate(seed, program), program, options)
             return 1
+    if not options.quiet:
+        _print_met(counts, own=program is None)
     print(f"{len(seeds)} seeds, {time.monotonic() - began:.0f} s, nothing is wrong")
     return 0
 
 
-def _failures(seeds: range, program: str | None, processes: int) -> Iterator[int | None]:
-    """For each seed, in order, itself if it fails, else None."""
+def _results(seeds: range, program: str | None, processes: int) -> Iterator[tuple[bool, frozenset[str]]]:
+    """For each seed, in order, whether it fails, and what trouble it has met."""
+    one = partial(_result, None if program is None else _load(program))
     if processes == 1:
-        loaded = None if program is None else _load(program)
-        for seed in seeds:
-            yield seed if simulate(seed, loaded).failed else None
+        yield from map(one, seeds)
         return
     with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(partial(_failure, program), seeds, chunksize=_CHUNK)
+        yield from pool.map(partial(_result_of, program), seeds, chunksize=_CHUNK)
 
 
-def _failure(program: str | None, seed: int) -> int | None:
-    return seed if simulate(seed, None if program is None else _load(program)).failed else None
+def _result_of(program: str | None, seed: int) -> tuple[bool, frozenset[str]]:
+    return _result(None if program is None else _load(program), seed)
+
+
+def _result(program: Program | None, seed: int) -> tuple[bool, frozenset[str]]:
+    outcome = simulate(seed, program)
+    return outcome.failed, outcome.met
+
+
+def _print_met(counts: Counter[str], *, own: bool) -> None:
+    """In how many of the runs each kind of trouble was met; of what our own program can meet also what was not."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted({*counts, *(TROUBLES if own else ())}):
+        group, _, what = name.partition(": ")
+        groups.setdefault(group, []).append(f"{what} {counts[name]}")
+    for group, found in groups.items():
+        print(f"met: {group}: {', '.join(found)}")
 
 
 def _load(name: str) -> Program:

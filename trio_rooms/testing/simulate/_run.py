@@ -12,6 +12,7 @@ import trio.testing
 from ._application import Program
 from ._check import check
 from ._determinism import deterministic
+from ._met import met
 from ._plan import Plan, draw_plan
 from ._record import Crashed, Record
 from ._watchdog import watch
@@ -33,6 +34,11 @@ class Outcome:
     def failed(self) -> bool:
         """Whether anything was wrong."""
         return bool(self.violations)
+
+    @property
+    def met(self) -> frozenset[str]:
+        """The kinds of trouble that were met; what they can be is in ``TROUBLES``, and a program adds its own codes."""
+        return met(self.record, self.plan.settings)
 
 
 def run_plan(plan: Plan, program: Program | None = None) -> Outcome:
