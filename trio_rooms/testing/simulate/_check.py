@@ -10,12 +10,9 @@ from ._check_accounts import (
     check_end,
     check_fifo,
     check_keys,
-    check_politeness,
     check_posts,
     check_reports,
     check_statistics,
-    check_until_written,
-    check_written,
 )
 from ._check_asks import check_answers
 from ._check_delivery import check_membership, check_oracle, check_views
@@ -27,6 +24,7 @@ from ._check_presence import check_online, check_presence
 from ._check_requests import check_replies
 from ._check_sessions import check_expiry, check_returns
 from ._check_streams import check_streams
+from ._check_writing import check_politeness, check_until_written, check_written
 from ._history import History
 from ._record import Record
 from ._settings import Settings

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from trio_rooms import OutboxStatistics
 
 from ._history import History
-from ._record import Broken, Called, Crashed, Delivered, Finished, Measured, Published, Served, Submitted
+from ._record import Broken, Crashed, Delivered, Finished, Measured, Published, Served, Submitted
 
 
 def check_end(history: History) -> Iterator[str]:
@@ -129,26 +129,6 @@ def check_statistics(history: History) -> Iterator[str]:
         yield from _check_totals(history, served)
 
 
-def check_until_written(history: History) -> Iterator[str]:
-    """Who sees what was waited for until it was written is counted as one to whom it was."""
-    links = {link.conn: link for link in history.links.values()}
-    awaited = {str(entry.n): entry for _, entry in history.record.of(Published) if entry.written is not None}
-    for one in history.deliveries:
-        entry = awaited.get(str(one.n))
-        if entry is None or entry.written is None or entry.outcome != "final":
-            continue
-        # Of what a broken connection has carried, the last may have arrived, and only the client knows.
-        recipients = [links[conn] for conn in one.entry.recipients if conn in links and "cut" not in links[conn].faults]
-        seen = sum(any(_is_live(message, entry) for message in link.seen) for link in recipients)
-        if seen > entry.written:
-            yield f"publication {entry.n} is written to {entry.written}, and {seen} see it"
-
-
-def _is_live(message: Any, entry: Published) -> bool:
-    data = message.get("data")
-    return "room" in message and "id" not in message and isinstance(data, dict) and data.get("n") == entry.n
-
-
 def _check_totals(history: History, served: Served) -> Iterator[str]:
     reports = [entry.report for entry in _of_server(history, served)]
     numbers = served.statistics
@@ -171,31 +151,3 @@ def _of_server(history: History, served: Served) -> Iterator[Delivered]:
                 break
             found = []
     return iter(found)
-
-
-def check_written(history: History) -> Iterator[str]:
-    """Who has read to the close frame has read all that is counted as written."""
-    for link in history.links.values():
-        call: Called | None = link.close
-        if call is None or link.ended is None or link.ended.code == 1006:
-            continue
-        outbox: OutboxStatistics = call.detail[2]
-        seen = sum(1 for _ in link.seen)
-        if not outbox.written <= seen <= outbox.written + outbox.discarded:
-            yield f"{link} has read {seen} messages; {outbox.written} are counted as written"
-
-
-def check_politeness(history: History) -> Iterator[str]:
-    """Who is closed politely, and reads, gets all that was queued before the close frame."""
-    for link in history.links.values():
-        call = link.close
-        if call is None or link.faults or link.left or link.ended is None:
-            continue
-        code, by, outbox = call.detail
-        if by == "server" and code == link.ended.code == 1012 and outbox.discarded and not _was_hasty(history):
-            yield f"{link} was closed with {code}, and {outbox.discarded} messages were thrown away"
-
-
-def _was_hasty(history: History) -> bool:
-    """Whether a drain may have had no time left."""
-    return "kill" in history.faults or history.settings.config.shutdown_timeout < 10

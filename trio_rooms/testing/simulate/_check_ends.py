@@ -18,17 +18,13 @@ def check_closes(history: History) -> Iterator[str]:
         ended = link.ended
         if ended is None:
             yield f"{link} has never ended"
-        elif (
-            ended.code == 1006
-            and link.welcomed
-            and not (link.left or link.faults or _may_be_cut_off(link) or _may_be_clogged(history))
-        ):
+        elif ended.code == 1006 and link.welcomed and not (link.left or link.faults or _may_be_cut_off(link)):
             yield f"{link} has ended without a close frame, and nothing was done to it"
 
 
 def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
     if by in ("peer", "network"):
-        return link.left or bool(link.faults) or _may_be_clogged(history)
+        return link.left or bool(link.faults)
     if code in (1001, 1012):
         return True  # the server has ended, at the latest with the run
     if code == 4008:
@@ -42,7 +38,7 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
     if code == 4501:
         return any(other.client == link.client and other is not link for other in history.links.values())
     if code == 4010:
-        return _stream_was_lost(history)
+        return stream_was_lost(history)
     if code == 1008:
         return bool(link.faults)  # a message took too long
     if code == 1011:
@@ -51,16 +47,7 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
     return False
 
 
-def _may_be_clogged(history: History) -> bool:
-    """Whether pongs of a client may fill a small socket, while its handler waits for a slow broker and nothing is read.
-
-    Then the client, which reads and answers in one task, reads no more either.
-    """
-    settings = history.settings
-    return settings.carrier == "sockets" and settings.lag == 1.0 and settings.config.ping_interval == 1.0
-
-
-def _stream_was_lost(history: History) -> bool:
+def stream_was_lost(history: History) -> bool:
     """Whether there was anything that could make a room's stream begin anew, or leave a hole."""
     settings = history.settings
     return (

@@ -32,7 +32,16 @@ class Followers:
             with trio.move_on_after(args["seconds"]):
                 async with self.manager.subscribe(room, since=since, max_messages=args["most"]) as events:
                     self.record.add(
-                        Followed(number, room, "close", _told(since), events.recovered, _told(events.position))
+                        Followed(
+                            number,
+                            room,
+                            "close",
+                            _told(since),
+                            events.recovered,
+                            _told(events.position),
+                            args["pause"],
+                            args["most"],
+                        )
                     )
                     try:
                         async for event in events:

@@ -9,7 +9,21 @@ from typing import Any
 import attrs
 import msgspec
 
-from ._record import Called, Delivered, Ended, Fault, Kept, Opened, Record, Seen, Sent, Settled, Welcomed
+from ._record import (
+    Called,
+    Delivered,
+    Ended,
+    Fault,
+    Kept,
+    Opened,
+    Record,
+    Seen,
+    Sent,
+    Settled,
+    Submitted,
+    Welcomed,
+    Wrote,
+)
 from ._settings import Settings
 
 
@@ -29,6 +43,8 @@ class LinkHistory:
     """What its client sent and saw, each with its place in the record."""
     faults: list[str] = attrs.field(factory=list)
     ended: Ended | None = None
+    wrote: Wrote | None = None
+    """What the server has put on its wire, where that is known."""
     settled: bool = False
     """Whether its client has come to rest on it."""
     hooks: list[Called] = attrs.field(factory=list)
@@ -102,6 +118,13 @@ class History:
         return [Delivery(index, entry, msgspec.json.decode(entry.data)) for index, entry in self.record.of(Delivered)]
 
     @cached_property
+    def lost(self) -> frozenset[str]:
+        """What the broker has taken and never delivered, by the numbers of our own programs."""
+        delivered = {entry.number for _, entry in self.record.of(Delivered)}
+        lost = (msgspec.json.decode(one.data) for _, one in self.record.of(Submitted) if one.number not in delivered)
+        return frozenset(str(event["n"]) for event in lost if isinstance(event, dict) and "n" in event)
+
+    @cached_property
     def kept(self) -> dict[tuple[str, str], list[Kept]]:
         """What the broker has kept, by room and epoch, in the order of the offsets."""
         found: dict[tuple[str, str], list[Kept]] = {}
@@ -157,6 +180,8 @@ def _enter(link: LinkHistory, index: int, entry: object) -> None:
         link.faults.append(entry.kind)
     elif isinstance(entry, Ended):
         link.ended = entry
+    elif isinstance(entry, Wrote):
+        link.wrote = entry
     elif isinstance(entry, Settled):
         link.settled = True
     elif isinstance(entry, Welcomed):

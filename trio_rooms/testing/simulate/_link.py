@@ -1,8 +1,9 @@
 """One connection as a raw client has it: every frame is looked at, nothing is forgiven.
 
-Theory of operation. One task reads (:meth:`Link.read`): it cuts the bytes into frames, answers pings and the close,
-and records each message. Whoever sends does so under a lock, so frames leave whole. What a server may never send is
-recorded as broken: a masked frame, a fragment, something behind a close frame, a close frame behind half a frame.
+Theory of operation. One task reads (:meth:`Link.read`): it cuts the bytes into frames and records each message. Another
+one answers pings and the close, so that a server which reads nothing for a while never keeps its client from reading.
+Whoever sends does so under a lock, so frames leave whole. What a server may never send is recorded as broken: a
+masked frame, a fragment, something behind a close frame, a close frame behind half a frame.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Link:
         self._torn = False
         self._left = False
         self._pings: list[bytes] = []
+        self._to_answer = trio.Event()
         self._waiting: dict[Any, trio.Event] = {}
         self._answers: dict[Any, Any] = {}
 
@@ -87,16 +89,10 @@ class Link:
     async def read(self) -> None:
         """Read until the end, and record it."""
         try:
-            while True:
-                if not self._take_frames():
-                    return
-                await self._answer_pings()
-                data = await self.wire.slow.receive_some()
-                if not data:
-                    break
-                self._unparsed += data
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._answer_pings)
+                await self._receive()
+                nursery.cancel_scope.cancel(reason="nothing more comes")
         finally:
             if self._unparsed and self._close is not None:
                 self._record.add(Broken(self.number, f"behind a close frame: {bytes(self._unparsed[:20])!r}"))
@@ -143,6 +139,16 @@ class Link:
         await trio.aclose_forcefully(self.wire.slow)
 
     # The inside
+
+    async def _receive(self) -> None:
+        try:
+            while self._take_frames():
+                data = await self.wire.slow.receive_some()
+                if not data:
+                    break
+                self._unparsed += data
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
 
     def _encode(self, message: Mapping[str, Any]) -> tuple[int, bytes]:
         if self._subprotocol.endswith("msgpack"):
@@ -195,9 +201,11 @@ class Link:
             raise ValueError(f"not a whole plain frame: {frame!r}")
         if frame.opcode == Opcode.PING:
             self._pings.append(frame.payload)
+            self._to_answer.set()
         elif frame.opcode == Opcode.CLOSE:
             code = int.from_bytes(frame.payload[:2], "big") if frame.payload else 1005
             self._close = code, frame.payload[2:].decode()
+            self._to_answer.set()
         elif frame.opcode == (Opcode.BINARY if self._subprotocol.endswith("msgpack") else Opcode.TEXT):
             self._take_message(frame.payload)
         else:
@@ -215,13 +223,22 @@ class Link:
         self._on_message(message)
 
     async def _answer_pings(self) -> None:
-        while self._pings:
-            await self._send(Opcode.PONG, self._pings.pop(0))
-        if self._close is not None and not (self._close_sent or self._torn):
-            self._close_sent = True
-            closing = client_frame(Opcode.CLOSE, close_payload(self._close[0] if self._close[0] != 1005 else None))
+        while True:
+            await self._to_answer.wait()
+            self._to_answer = trio.Event()
+            while self._pings:
+                await self._send(Opcode.PONG, self._pings.pop(0))
+            if self._close is not None and not (self._close_sent or self._torn):
+                self._close_sent = True
+                await self._answer_close(self._close[0])
+
+    async def _answer_close(self, code: int) -> None:
+        closing = client_frame(Opcode.CLOSE, close_payload(code if code != 1005 else None))
+        try:
             async with self._lock:
                 await self.wire.slow.send_all(closing)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._torn = True
 
 
 def _may_begin_a_frame(data: bytearray) -> bool:

@@ -19,6 +19,7 @@ import trio.testing
 
 from .._faults import FaultyStream
 from ._record import Fault, Record
+from ._tap import TappedStream
 
 #: What carries connections.
 Carrier = Literal["memory", "sockets"]
@@ -65,7 +66,7 @@ class Wire:
     """The client's end."""
     slow: SlowStream
     """Around it, and what the client uses."""
-    far: FaultyStream | None
+    far: TappedStream | None
     """The server's end, if it can misbehave."""
     record: Record
     faulty: bool = False
@@ -142,12 +143,18 @@ class Network:
             far = None
         else:
             one, plain = trio.testing.memory_stream_pair()
-            other = far = FaultyStream(plain)
+            other = far = TappedStream(plain)
         near = FaultyStream(one)
         wire = Wire(link, near, SlowStream(near), far, self.record)
         self.wires.append(wire)
         self.accept(other)
         return wire
+
+    def note_written(self) -> None:
+        """Record what was written to each connection where that is known. No server may run any more."""
+        for wire in self.wires:
+            if wire.far is not None:
+                self.record.add(wire.far.wrote(wire.link))
 
     def heal(self) -> None:
         """End all that can be ended."""

@@ -61,6 +61,17 @@ class Ended:
 
 
 @attrs.frozen
+class Wrote:
+    """What the server has put on the wire of a connection in memory; noted at the end of a run."""
+
+    link: int
+    messages: tuple[Any, ...]
+    """Those that have left as a whole."""
+    taken: int
+    """How many of them the server can know to have left: the rest went out with a call that has failed."""
+
+
+@attrs.frozen
 class Broken:
     """A client has received what no server may send."""
 
@@ -166,6 +177,10 @@ class Followed:
     recovered: bool | None
     at: tuple[int, str] | None
     """Where it begins."""
+    pause: float = 0
+    """Seconds that it takes after each event."""
+    most: int = 256
+    """Events that may wait for it."""
 
 
 @attrs.frozen

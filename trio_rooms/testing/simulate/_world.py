@@ -84,6 +84,7 @@ class World:
                         if player.link is not None:
                             await player.link.hang_up()
                 self._host.end()
+        self._network.note_written()
         self._record.add(Finished(trio.lowlevel.current_statistics().tasks_living, before))
 
     def _make_players(self, nursery: trio.Nursery) -> None:
