@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ._history import History, LinkHistory
-from ._record import Beacon, Healed, Seen, Settled, Unsettled
+from ._record import Beacon, Given, Healed, Rested, Seen, Settled, Unsettled
 
 
 def check_closes(history: History) -> Iterator[str]:
@@ -81,3 +81,25 @@ def check_liveness(history: History) -> Iterator[str]:
         for link in beacon.links if index > last else ():
             if (link, beacon.room, beacon.n) not in seen:
                 yield f"link {link} does not see the beacon of {beacon.room!r}"
+        for client in beacon.library if index > last else ():
+            if not _is_told(history, client, index, beacon):
+                yield f"library client {client} does not see the beacon of {beacon.room!r}"
+    for index, rested in history.record.of(Rested):
+        if index > last and rested.missing and not _may_be_left_out(history):
+            yield f"library client {rested.client} does not get into {rested.missing}"
+
+
+def _is_told(history: History, client: int, index: int, beacon: Beacon) -> bool:
+    """Whether a client of the library has seen a beacon, or a gap in its place."""
+    told = (
+        one
+        for place, one in history.record.of(Given)
+        if place > index and (one.client, one.room) == (client, beacon.room)
+    )
+    return any(one.gap is not None or (isinstance(one.data, dict) and one.data.get("n") == beacon.n) for one in told)
+
+
+def _may_be_left_out(history: History) -> bool:
+    """Whether there may be no place for a client in a room, or for a room at a client."""
+    limits = history.settings.config.limits
+    return history.settings.capacity is not None or limits.max_rooms_per_connection < len(history.settings.rooms)

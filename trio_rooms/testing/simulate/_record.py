@@ -273,6 +273,17 @@ class Unsettled:
 
 
 @attrs.frozen
+class Rested:
+    """Where a client of the library is when all has come to rest."""
+
+    client: int
+    rooms: tuple[str, ...]
+    """Those that it is in."""
+    missing: tuple[str, ...]
+    """Those that it wants to be in, and is not."""
+
+
+@attrs.frozen
 class Beacon:
     """Published to a room when all had come to rest; these connections are in it."""
 
@@ -281,6 +292,8 @@ class Beacon:
     links: tuple[int, ...]
     present: tuple[tuple[str, int | None], ...] = ()
     """The user and the link of each of the room's members."""
+    library: tuple[int, ...] = ()
+    """The clients of the library that are in it."""
 
 
 @attrs.frozen

@@ -171,13 +171,23 @@ class World:
                 links.append(link)
                 for room in rooms:
                     places.setdefault(room, []).append(link)
-        for index, (room, members) in enumerate(places.items()):
+        guests: dict[str, list[int]] = {}
+        connections = []
+        for client in self._library:
+            joined, connection = await client.settle()
+            connections.append(connection)
+            for name in joined:
+                guests.setdefault(name, []).append(client.number)
+        for index, room in enumerate(dict.fromkeys([*places, *guests])):
             n = -100 * number - index - 1
             await trio.sleep(_PAUSE)
-            self._record.add(Beacon(n, room, tuple(link.number for link in members), self._present(room)))
+            members = tuple(link.number for link in places.get(room, ()))
+            self._record.add(Beacon(n, room, members, self._present(room), tuple(guests.get(room, ()))))
             await self._publisher.publish(Say(room, n))
         await trio.sleep(_PAUSE)
-        return len(links) == len(self._players) and all(link.usable for link in links)
+        # A client of the library that has come back meanwhile may have missed one, and was told so.
+        lasted = connections == [client.connection for client in self._library]
+        return lasted and len(links) == len(self._players) and all(link.usable for link in links)
 
     def _present(self, name: str) -> tuple[tuple[str, int | None], ...]:
         room = self._manager.get_room(name)
