@@ -126,8 +126,8 @@ MUTATIONS: dict[str, Rewrite] = {
     ),
     "who is excluded is not told the position": Rewrite(
         "_room_stream.py",
-        "            if member is not None and member._format.v1 and",
-        "            if member is None and member._format.v1 and",
+        "        for ident in sorted(publication.exclude):\n",
+        "        for ident in ():\n",
     ),
     "who is excluded gets it when it comes back": Rewrite(
         "_recovery.py",
@@ -143,6 +143,11 @@ MUTATIONS: dict[str, Rewrite] = {
         "_room_stream.py",
         "        if self.epoch is not None:\n            self.lose_members()\n            self._past",
         "        if self.epoch is not None:\n            self._past",
+    ),
+    "members are not told of a hole": Rewrite(
+        "_room_stream.py",
+        "        if publication.after is not None and publication.after > self._delivered:\n",
+        "        if False:\n",
     ),
     "who leaves stays present": Rewrite(
         "_rooms/attendance.py",

@@ -72,7 +72,7 @@ def _question(rng: random.Random, settings: Settings, n: int) -> Arguments:
 def _follow(rng: random.Random, settings: Settings, n: int) -> Arguments:
     return {
         **_room(rng, settings, n),
-        "seconds": rng.choice([0.5, 3, 10]),
+        "seconds": rng.choice([1, 3, 10]),
         "most": rng.choice([1, 3, 256, 256]),
         "pause": rng.choice([0, 0, 0.5]),
         "again": rng.random() < 0.6,
@@ -133,6 +133,10 @@ def _stall(rng: random.Random, settings: Settings, n: int) -> Arguments:
     }
 
 
+def _clog(rng: random.Random, settings: Settings, n: int) -> Arguments:
+    return {"after": rng.randrange(60), "seconds": rng.choice([0.5, 1.5, 4, 7])}
+
+
 def _slow(rng: random.Random, settings: Settings, n: int) -> Arguments:
     return {"seconds": rng.choice([0.01, 0.3])}
 
@@ -174,6 +178,7 @@ _DRAWS: Final[dict[str, Callable[[random.Random, Settings, int], Arguments]]] = 
     "bad": _bad,
     "cut": _cut,
     "stall": _stall,
+    "clog": _clog,
     "slow": _slow,
     "restart": _restart,
     "forget": _room,

@@ -47,12 +47,13 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
     return False
 
 
-def stream_was_lost(history: History) -> bool:
-    """Whether there was anything that could make a room's stream begin anew, or leave a hole."""
-    settings = history.settings
-    return (
-        any(kind == "lose" or kind.startswith("forget") for kind in history.faults) or settings.history_meta_ttl < 100
-    )
+def stream_was_lost(history: History, room: str | None = None) -> bool:
+    """Whether the stream of a room, or of any, may have begun anew, or has a hole."""
+    if history.settings.history_meta_ttl < 100:
+        return True
+    if room is None:
+        return bool(history.holes) or any(kind.startswith("forget") for kind in history.faults)
+    return room in history.holes or f"forget {room}" in history.faults
 
 
 def _may_be_cut_off(link: LinkHistory) -> bool:

@@ -88,7 +88,7 @@ def _deliver(one: _Follower, time: float, entry: Delivered) -> None:
 
 def _leave(history: History, one: _Follower, time: float, entry: Unfollowed) -> Iterator[str]:
     left = [due.what for due in one.due]
-    lost = stream_was_lost(history)
+    lost = stream_was_lost(history, one.begun.room)
     if entry.why == "ended" and (left or one.full):
         yield f"{one.name} has ended with the server, and has not got {left or 'all'}"
     elif entry.why == "lost" and not lost and (left or not one.full):

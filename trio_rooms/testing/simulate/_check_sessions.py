@@ -125,19 +125,26 @@ def _check_rooms(history: History, before: LinkHistory, link: LinkHistory, data:
         yield f"{link} has another session than {before}"
     # A join that failed in between would have been told in a welcome that the client has not seen.
     lost = Counter(call.room for call in before.hooks if call.hook == "on_leave_room" and call.detail == "disconnected")
-    known = {
-        entry.message["data"]["room"]
-        for _, entry in before.talk
-        if isinstance(entry, Seen)
-        and isinstance(entry.message.get("data"), dict)
-        and "id" in entry.message
-        and "room" in entry.message["data"]
-    }
-    left = {
-        message["data"]["room"] for one in (before, link) for message in one.sent if message.get("action") == "$leave"
-    }
+    known: set[str] = set()
+    for _, entry in before.talk:
+        if isinstance(entry, Seen):
+            _note_room(entry.message, known)
+    # By a connection in between, too, which the program has never heard of.
+    own = [one for one in history.links.values() if one.client == link.client and before.number <= one.number <= link.number]
+    left = {message["data"]["room"] for one in own for message in one.sent if message.get("action") == "$leave"}
     if link.faults:  # it may have been closed while it joined them
         return
     for room in lost:
         if room in known - left and room not in data["rooms"]:
             yield f"{link} is restored, and not in {room!r}"
+
+
+def _note_room(message: Any, known: set[str]) -> None:
+    """One more message of a connection whose client knows to be in these rooms."""
+    data = message.get("data")
+    if not isinstance(data, dict) or "room" not in data:
+        return
+    if "id" in message:
+        known.add(data["room"])
+    elif message.get("action") == "$closed":
+        known.discard(data["room"])  # it may be joining that again when the connection ends

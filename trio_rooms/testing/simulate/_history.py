@@ -125,6 +125,13 @@ class History:
         return frozenset(str(event["n"]) for event in lost if isinstance(event, dict) and "n" in event)
 
     @cached_property
+    def holes(self) -> frozenset[str]:
+        """Rooms with something in their streams that was never delivered."""
+        delivered = {(one.entry.rooms[0], one.entry.offset, one.entry.epoch) for one in self.deliveries if one.entry.rooms}
+        kept = (entry for _, entry in self.record.of(Kept))
+        return frozenset(one.room for one in kept if (one.room, one.offset, one.epoch) not in delivered)
+
+    @cached_property
     def kept(self) -> dict[tuple[str, str], list[Kept]]:
         """What the broker has kept, by room and epoch, in the order of the offsets."""
         found: dict[tuple[str, str], list[Kept]] = {}

@@ -99,6 +99,13 @@ class Wire:
         else:
             stream.stall_receiving()
 
+    def clog(self, after: int) -> None:
+        """Take so many bytes more of what the server sends, which may end within a frame, until :meth:`resume`."""
+        if self.far is not None:
+            self.stall("far", "sending", after)
+        else:
+            self.stall("near", "receiving", 0)
+
     def resume(self) -> None:
         """End every stall, and every delay."""
         self.slow.delay = 0.0

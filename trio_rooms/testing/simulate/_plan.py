@@ -61,6 +61,7 @@ SERVER_STEPS: Final[dict[str, int]] = {
 FAULTS: Final[dict[str, int]] = {
     "cut": 4,
     "stall": 3,
+    "clog": 2,
     "silence": 1,
     "trickle": 2,
     "slow": 2,
@@ -73,7 +74,7 @@ FAULTS: Final[dict[str, int]] = {
 }
 
 #: Those faults that strike one connection.
-OF_CONNECTIONS: Final = frozenset({"cut", "stall", "silence", "trickle", "slow"})
+OF_CONNECTIONS: Final = frozenset({"cut", "stall", "clog", "silence", "trickle", "slow"})
 
 #: All kinds of steps.
 KINDS: Final = (*CLIENT_STEPS, *SERVER_STEPS, *FAULTS)
@@ -167,7 +168,7 @@ def draw_plan(seed: int, *, speak: Speak | None = None, rooms: tuple[str, ...] |
 # What makes sense whatever the program is.
 _FOR_ANY_PROGRAM = frozenset(
     "join leave bad hang_up drop publish broadcast kick close_room close_connection restart".split()
-    + "cut stall silence trickle slow kill busy forget lose".split()
+    + "cut stall clog silence trickle slow kill busy forget lose".split()
 )
 
 

@@ -10,7 +10,7 @@ import trio
 
 from ._link import Link
 from ._network import Network, Wire
-from ._plan import Step
+from ._plan import OF_CONNECTIONS, Step
 from ._record import Opened, Record, Settled, Unsettled
 
 # Virtual seconds until an answer must have come where nothing is broken.
@@ -57,7 +57,7 @@ class Player:
 
     async def do(self, step: Step) -> None:
         """One step; what needs a connection makes one first."""
-        if step.kind in ("cut", "stall", "silence", "trickle", "slow"):
+        if step.kind in OF_CONNECTIONS:
             self._break(step)
             return
         if step.kind in ("hang_up", "drop"):
@@ -269,6 +269,9 @@ class Player:
             wire.cut(args["end"], args["direction"], args["after"])
         elif step.kind == "stall":
             wire.stall(args["end"], args["direction"], args["after"])
+            self.nursery.start_soon(_resume_later, wire, args["seconds"])
+        elif step.kind == "clog":
+            wire.clog(args["after"])
             self.nursery.start_soon(_resume_later, wire, args["seconds"])
         elif step.kind == "slow":
             wire.slow_down(args["seconds"])

@@ -57,6 +57,13 @@ def _stream(rng: random.Random, settings: Settings) -> Settings:
     )
 
 
+def _burst(rng: random.Random, settings: Settings) -> Settings:
+    """The same, and everything at once: who comes, comes in the midst of it."""
+    return attrs.evolve(
+        _stream(rng, settings), length=rng.choice([1.0, 3.0]), lag=0.1, history_size=rng.choice([50, 1000])
+    )
+
+
 def _away(rng: random.Random, settings: Settings) -> Settings:
     """Clients that come back to their sessions, in rooms with history."""
     return attrs.evolve(
@@ -80,6 +87,7 @@ def _clogged(rng: random.Random, settings: Settings) -> Settings:
         rooms=_some(rng, ("close-a", "close-b", "stream-a"), 2),
         config=attrs.evolve(
             settings.config,
+            close_timeout=5.0,
             limits=attrs.evolve(settings.config.limits, outbox_messages=rng.choice([2, 3, 8])),
         ),
         lag=None,
@@ -103,13 +111,14 @@ def _of(settings: Settings, clients: int, rng: random.Random) -> Settings:
 #: All of them.
 THEMES: Final[Mapping[str, Theme]] = {
     "crowd": Theme({"broadcast": 20, "shout": 8, "kick": 4, "leave": 8, "join": 8, "say": 6}, _crowd),
-    "stream": Theme({"broadcast": 12, "follow": 8, "lose": 6, "publish": 8, "join": 8, "say": 6}, _stream),
+    "holes": Theme({"broadcast": 12, "follow": 8, "lose": 6, "publish": 8, "join": 8, "say": 6}, _stream),
+    "followed": Theme({"broadcast": 20, "follow": 16, "join": 8}, _burst),
     "away": Theme({"blink": 12, "say": 8, "history": 6, "join": 8, "drop": 3}, _away),
-    "clogged": Theme({"stall": 8, "broadcast": 12, "close_connection": 3, "join": 8, "say": 6}, _clogged),
+    "clogged": Theme({"clog": 10, "broadcast": 14, "close_connection": 3, "join": 8, "say": 6}, _clogged),
 }
 
 # Of so many seeds one has a given theme.
-_RARITY: Final = 10
+_RARITY: Final = 12
 
 
 def draw_theme(rng: random.Random) -> Theme | None:
