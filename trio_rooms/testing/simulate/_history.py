@@ -34,6 +34,8 @@ class LinkHistory:
     number: int
     client: int
     serve: int
+    plain: bool = False
+    """Whether it has no subprotocol: it sees what was published and nothing around it."""
     welcomed: bool = False
     conn: str | None = None
     """Its id, if anybody has learned it."""
@@ -105,7 +107,9 @@ class History:
         found: dict[int, LinkHistory] = {}
         for index, (_, entry) in enumerate(self.record):
             if type(entry) is Opened:
-                found[entry.link] = LinkHistory(entry.link, entry.client, entry.serve)
+                found[entry.link] = LinkHistory(
+                    entry.link, entry.client, entry.serve, self.settings.formats[entry.client] == "plain"
+                )
                 continue
             link = found.get(getattr(entry, "link", None) or -1)
             if link is not None:
@@ -154,14 +158,16 @@ class History:
         return self.record[index][0]
 
     def deliveries_to(self, link: LinkHistory) -> list[tuple[Delivery, str | None]]:
-        """What a connection is to get, each with the room by which it does; without what has a position."""
+        """What a connection is to get, each with the room by which it does; but not what it is told the position of."""
         conn = link.conn
         if conn is None:
             return []
         return [
             (one, one.entry.recipients[conn])
             for one in self.deliveries
-            if one.entry.offset is None and conn in one.entry.recipients and conn not in one.entry.closing
+            if (one.entry.offset is None or link.plain)
+            and conn in one.entry.recipients
+            and conn not in one.entry.closing
         ]
 
     @cached_property
