@@ -18,7 +18,7 @@ from trio.testing import MockClock
 
 from trio_rooms import BrokerBusy, Busy, Config, Connection, Manager
 from trio_rooms.brokers import Broker
-from trio_rooms.testing.simulate import Plan, Program, deterministic, draw_plan, run_plan, shrink, simulate
+from trio_rooms.testing.simulate import TROUBLES, Plan, Program, deterministic, draw_plan, run_plan, shrink, simulate
 from trio_rooms.testing.simulate.__main__ import main
 
 #: Seeds that have failed once; they stay here for ever.
@@ -27,12 +27,15 @@ FAILED_ONCE = [int(line) for line in Path(__file__).parents[1].joinpath("seeds.t
 SEEDS, CHUNK = 500, 25
 #: So many of them with each Python and each set of versions; the others once.
 EVERYWHERE = 100
+#: What each of the seeds has met that were run in this process.
+MET: dict[int, frozenset[str]] = {}
 
 
 def run_seeds(seeds: list[int] | range) -> None:
     """Run each, and say of the first that fails how to see it again."""
     for seed in seeds:
         outcome = simulate(seed)
+        MET[seed] = outcome.met
         if outcome.failed:
             command = f"python -m trio_rooms.testing.simulate --seed {seed}"
             pytest.fail("\n".join([*outcome.violations, f"see it again, smaller and with its trace: {command}"]))
@@ -48,6 +51,20 @@ def run_seeds(seeds: list[int] | range) -> None:
 def test_seeds(first: int) -> None:
     """Z2: nothing that must not happen happens, whatever the clients, the network, the broker and the program do."""
     run_seeds(range(first, first + CHUNK))
+
+
+@pytest.mark.once
+def test_every_kind_of_trouble_is_met() -> None:
+    """Z2: what breaks, each limit, each close code and each error code is met by some of these seeds.
+
+    Those that were run in this process already are not run again; alone, it runs as many as it takes.
+    """
+    left = {*TROUBLES}.difference(*(MET.get(seed, ()) for seed in range(SEEDS)))
+    for seed in range(SEEDS):
+        if left and seed not in MET:
+            MET[seed] = simulate(seed).met
+            left -= MET[seed]
+    assert not left, f"never met: {sorted(left)}"
 
 
 def test_seeds_that_failed_once() -> None:
@@ -233,7 +250,10 @@ def test_the_command_says_how_to_see_it_again(capsys: pytest.CaptureFixture[str]
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     """Seeds are run in several processes; one is shown with its trace; a program of one's own is loaded."""
     assert main(["--first", "40", "--count", "4", "--processes", "2"]) == 0
-    assert "4 seeds" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 seeds" in printed
+    assert "met: close: 1000 4, 1001 " in printed
+    assert "BUSY 0" in printed  # it says what has not been met
     assert main(["--seed", "1", "--only", "0-2,4"]) == 0
     assert "Finished" in capsys.readouterr().out
     assert main(["--seed", "1", "--quiet"]) == 0
