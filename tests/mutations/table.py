@@ -144,6 +144,16 @@ MUTATIONS: dict[str, Rewrite] = {
         "        if self.epoch is not None:\n            self.lose_members()\n            self._past",
         "        if self.epoch is not None:\n            self._past",
     ),
+    "who has come back gets what it was excluded from before": Rewrite(
+        "_sessions.py",
+        "        return idents.union([session.owner.id for session in found if session.owner is not None])\n",
+        "        return idents\n",
+    ),
+    "a hole in what is held at a join is not seen": Rewrite(
+        "_room_stream.py",
+        "        elif after > self.top:\n            self.lost = True\n",
+        "",
+    ),
     "members are not told of a hole": Rewrite(
         "_room_stream.py",
         "        if publication.after is not None and publication.after > self._delivered:\n",

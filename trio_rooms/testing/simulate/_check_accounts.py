@@ -9,7 +9,7 @@ from typing import Final
 from trio_rooms import OutboxStatistics
 
 from ._history import History
-from ._record import Broken, Crashed, Delivered, Finished, Measured, Published, Served, Submitted
+from ._record import Broken, Crashed, Delivered, Finished, Measured, Published, Served, Submitted, Wrote
 
 
 def check_end(history: History) -> Iterator[str]:
@@ -18,6 +18,9 @@ def check_end(history: History) -> Iterator[str]:
         yield f"the run has failed: {crash.error}"
     for _, broken in history.record.of(Broken):
         yield f"link {broken.link} has received what no server may send: {broken.what}"
+    for _, wrote in history.record.of(Wrote):
+        if wrote.behind_half:
+            yield f"link {wrote.link} was written {wrote.behind_half!r} behind half a frame"
     for _, served in history.record.of(Served):
         if served.problem is not None:
             yield f"server {served.serve}: {served.problem}"

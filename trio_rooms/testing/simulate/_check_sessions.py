@@ -130,11 +130,8 @@ def _check_rooms(history: History, before: LinkHistory, link: LinkHistory, data:
         if isinstance(entry, Seen):
             _note_room(entry.message, known)
     # By a connection in between, too, which the program has never heard of.
-    own = [
-        one
-        for one in history.links.values()
-        if one.client == link.client and before.number <= one.number <= link.number
-    ]
+    numbers = range(before.number, link.number + 1)
+    own = [one for one in history.links.values() if one.client == link.client and one.number in numbers]
     left = {message["data"]["room"] for one in own for message in one.sent if message.get("action") == "$leave"}
     if link.faults:  # it may have been closed while it joined them
         return

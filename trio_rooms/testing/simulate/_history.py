@@ -131,9 +131,8 @@ class History:
     @cached_property
     def holes(self) -> frozenset[str]:
         """Rooms with something in their streams that was never delivered."""
-        delivered = {
-            (one.entry.rooms[0], one.entry.offset, one.entry.epoch) for one in self.deliveries if one.entry.rooms
-        }
+        entries = (one.entry for one in self.deliveries if one.entry.offset is not None)
+        delivered = {(entry.rooms[0], entry.offset, entry.epoch) for entry in entries}
         kept = (entry for _, entry in self.record.of(Kept))
         return frozenset(one.room for one in kept if (one.room, one.offset, one.epoch) not in delivered)
 

@@ -243,12 +243,12 @@ class Link:
 
 def _may_begin_a_frame(data: bytearray) -> bool:
     """Whether a server may have sent this and no more. What stands behind half a text is found as none of it."""
+    if len(data) > 1 and data[1] & 0x80:
+        return False  # masked
     header = header_length(data)
-    if header is None:
-        return True
-    try:
-        if data[0] & 0xF == Opcode.TEXT:
+    if header is not None and data[0] & 0xF == Opcode.TEXT:
+        try:
             codecs.getincrementaldecoder("utf-8")().decode(data[header:])
-    except UnicodeDecodeError:
-        return False
-    return not data[1] & 0x80
+        except UnicodeDecodeError:
+            return False
+    return True

@@ -69,6 +69,8 @@ class Wrote:
     """Those that have left as a whole."""
     taken: int
     """How many of them the server can know to have left: the rest went out with a call that has failed."""
+    behind_half: bytes = b""
+    """What was written behind half a frame."""
 
 
 @attrs.frozen

@@ -22,7 +22,7 @@ class TappedStream(FaultyStream):
         super().__init__(stream)
         self._sent = bytearray()
         self._taken = 0
-        self._failed = False
+        self._failed_at: int | None = None
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """As the other one; what it lets pass is kept."""
@@ -31,9 +31,10 @@ class TappedStream(FaultyStream):
             await super().send_all(data)
             whole = True
         finally:
-            self._failed = self._failed or not whole
             self._sent += data if whole else data[: self.bytes_sent - before]
-            if not self._failed:
+            if not whole and self._failed_at is None:
+                self._failed_at = len(self._sent)
+            if self._failed_at is None:
                 self._taken = len(self._sent)
 
     def wrote(self, link: int) -> Wrote:
@@ -43,13 +44,16 @@ class TappedStream(FaultyStream):
             return Wrote(link, (), 0)
         left = bytearray(response[2])
         unknown = len(self._sent) - self._taken
+        behind = 0 if self._failed_at is None else len(self._sent) - self._failed_at
         messages: list[Any] = []
         taken = 0
         while (length := frame_length(left)) is not None and len(left) >= length:
+            if len(left) - length < behind < len(left):
+                break  # what has failed has written a part of it, and something else looks like the rest
             (frame,) = parse_server_frames(bytes(left[:length]))
             del left[:length]
             if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
                 decode = msgspec.json.decode if frame.opcode == Opcode.TEXT else msgspec.msgpack.decode
                 messages.append(decode(frame.payload))
                 taken += len(left) >= unknown
-        return Wrote(link, tuple(messages), taken)
+        return Wrote(link, tuple(messages), taken, bytes(left[len(left) - behind :]) if behind < len(left) else b"")

@@ -14,6 +14,8 @@ from typing import Final
 
 import attrs
 
+from trio_rooms import Config
+
 from ._settings import Settings
 
 
@@ -28,53 +30,39 @@ class Theme:
 
 
 def _crowd(rng: random.Random, settings: Settings) -> Settings:
-    """Many who wait for the same in one or two rooms, over sockets."""
+    """Many who wait for the same, over sockets: they share what waits for them."""
     clients = rng.choice([3, 4, 6])
-    config = attrs.evolve(
-        settings.config, limits=attrs.evolve(settings.config.limits, outbox_messages=rng.choice([8, 256]))
-    )
     return attrs.evolve(
-        _of(settings, clients, rng),
+        settings,
+        clients=clients,
         formats=(rng.choice(["json", "msgpack"]),) * clients,
-        rooms=_some(rng, ("close-a", "close-b", "newest-a", "people-a"), 2),
+        loyal=tuple(rng.random() < 0.5 for _ in range(clients)),
+        returning=tuple(rng.random() < 0.7 for _ in range(clients)),
+        rooms=_some(rng, "close-a", "close-b", "newest-a", "people-a"),
         carrier="sockets",
-        config=config,
+        config=_with_outbox(settings.config, rng.choice([8, 256])),
         lag=None,
         capacity=None,
     )
 
 
-def _stream(rng: random.Random, settings: Settings) -> Settings:
-    """A room whose history is long enough, over a broker that takes its time."""
-    return attrs.evolve(
-        settings,
-        rooms=_some(rng, ("stream-a", "stream-b"), 2),
-        lag=rng.choice([0.1, 0.1, 1.0]),
-        broker_bound=100,
-        history_size=rng.choice([5, 50, 1000]),
-        history_ttl=300.0,
-        history_meta_ttl=300.0,
-    )
+def _holes(rng: random.Random, settings: Settings) -> Settings:
+    """Streams of which something is lost, and more comes behind it."""
+    return attrs.evolve(_streams(rng, settings), lag=rng.choice([0.1, 0.1, 1.0]), broker_bound=100)
 
 
-def _burst(rng: random.Random, settings: Settings) -> Settings:
-    """The same, and everything at once: who comes, comes in the midst of it."""
-    return attrs.evolve(
-        _stream(rng, settings), length=rng.choice([1.0, 3.0]), lag=0.1, history_size=rng.choice([50, 1000])
-    )
+def _followed(rng: random.Random, settings: Settings) -> Settings:
+    """Streams so busy that who comes, comes in the midst of a burst."""
+    return attrs.evolve(_streams(rng, settings), length=rng.choice([1.0, 3.0]), lag=0.1, broker_bound=100)
 
 
 def _away(rng: random.Random, settings: Settings) -> Settings:
-    """Clients that come back to their sessions, in rooms with history."""
+    """Clients that come back to their sessions, and recover."""
     return attrs.evolve(
-        settings,
-        rooms=_some(rng, ("stream-a", "stream-b"), 2),
+        _streams(rng, settings),
         returning=(True,) * settings.clients,
         config=attrs.evolve(settings.config, session_window=60.0),
         lag=rng.choice([None, 0.1, 1.0]),
-        history_size=rng.choice([5, 50, 1000]),
-        history_ttl=300.0,
-        history_meta_ttl=300.0,
     )
 
 
@@ -82,37 +70,38 @@ def _clogged(rng: random.Random, settings: Settings) -> Settings:
     """Connections that stop in the middle of a frame, and go on while the server gives them up."""
     return attrs.evolve(
         settings,
-        formats=("json",) * settings.clients,
         carrier="memory",
-        rooms=_some(rng, ("close-a", "close-b", "stream-a"), 2),
-        config=attrs.evolve(
-            settings.config,
-            close_timeout=5.0,
-            limits=attrs.evolve(settings.config.limits, outbox_messages=rng.choice([2, 3, 8])),
-        ),
+        rooms=_some(rng, "close-a", "close-b", "stream-a"),
+        config=attrs.evolve(_with_outbox(settings.config, rng.choice([2, 3, 8])), close_timeout=5.0),
         lag=None,
     )
 
 
-def _some(rng: random.Random, rooms: tuple[str, ...], most: int) -> tuple[str, ...]:
-    return tuple(sorted(rng.sample(rooms, rng.randint(1, most))))
-
-
-def _of(settings: Settings, clients: int, rng: random.Random) -> Settings:
-    """The same for another number of clients."""
+def _streams(rng: random.Random, settings: Settings) -> Settings:
+    """Rooms that keep what they have for longer than the run."""
     return attrs.evolve(
         settings,
-        clients=clients,
-        loyal=tuple(rng.random() < 0.5 for _ in range(clients)),
-        returning=tuple(rng.random() < 0.7 for _ in range(clients)),
+        rooms=_some(rng, "stream-a", "stream-b"),
+        history_size=rng.choice([5, 50, 1000]),
+        history_ttl=300.0,
+        history_meta_ttl=300.0,
     )
+
+
+def _some(rng: random.Random, *rooms: str) -> tuple[str, ...]:
+    """One or two of these."""
+    return tuple(sorted(rng.sample(rooms, rng.choice([1, 2]))))
+
+
+def _with_outbox(config: Config, messages: int) -> Config:
+    return attrs.evolve(config, limits=attrs.evolve(config.limits, outbox_messages=messages))
 
 
 #: All of them.
 THEMES: Final[Mapping[str, Theme]] = {
     "crowd": Theme({"broadcast": 20, "shout": 8, "kick": 4, "leave": 8, "join": 8, "say": 6}, _crowd),
-    "holes": Theme({"broadcast": 12, "follow": 8, "lose": 6, "publish": 8, "join": 8, "say": 6}, _stream),
-    "followed": Theme({"broadcast": 20, "follow": 16, "join": 8}, _burst),
+    "holes": Theme({"broadcast": 12, "follow": 8, "lose": 6, "publish": 8, "join": 8, "say": 6}, _holes),
+    "followed": Theme({"broadcast": 20, "follow": 16, "join": 8}, _followed),
     "away": Theme({"blink": 12, "say": 8, "history": 6, "join": 8, "drop": 3}, _away),
     "clogged": Theme({"clog": 10, "broadcast": 14, "close_connection": 3, "join": 8, "say": 6}, _clogged),
 }
