@@ -43,13 +43,21 @@ class LinkHistory:
     """The id of its session, if the program has learned it."""
     talk: list[tuple[int, Sent | Seen]] = attrs.field(factory=list)
     """What its client sent and saw, each with its place in the record."""
-    faults: list[str] = attrs.field(factory=list)
+    struck: list[tuple[int, str]] = attrs.field(factory=list)
+    """The kinds of faults that concern it, each with its place in the record."""
+    begun: int = 0
+    """The place in the record at which its client began it."""
     ended: Ended | None = None
     wrote: Wrote | None = None
     """What the server has put on its wire, where that is known."""
     settled: bool = False
     """Whether its client has come to rest on it."""
     hooks: list[Called] = attrs.field(factory=list)
+
+    @property
+    def faults(self) -> frozenset[str]:
+        """The kinds of faults that concern it."""
+        return frozenset(kind for _, kind in self.struck)
 
     @property
     def seen(self) -> Iterator[dict[str, Any]]:
@@ -108,7 +116,7 @@ class History:
         for index, (_, entry) in enumerate(self.record):
             if type(entry) is Opened:
                 found[entry.link] = LinkHistory(
-                    entry.link, entry.client, entry.serve, self.settings.formats[entry.client] == "plain"
+                    entry.link, entry.client, entry.serve, self.settings.formats[entry.client] == "plain", begun=index
                 )
                 continue
             link = found.get(getattr(entry, "link", None) or -1)
@@ -191,7 +199,7 @@ def _enter(link: LinkHistory, index: int, entry: object) -> None:
         if entry.hook == "on_connect":
             link.session = entry.detail[0]
     elif isinstance(entry, Fault):
-        link.faults.append(entry.kind)
+        link.struck.append((index, entry.kind))
     elif isinstance(entry, Ended):
         link.ended = entry
     elif isinstance(entry, Wrote):
