@@ -41,7 +41,10 @@ def _sessions(history: History) -> dict[str, _Session]:
 
 
 def check_expiry(history: History) -> Iterator[str]:
-    """Each session the program knows of expires once, behind its last connection, not sooner and not later."""
+    """Each session the program knows of expires once, behind its last connection, not sooner and not later.
+
+    Later is: more than the window, and what its hooks may take, after the end of the last connection that had it.
+    """
     ends = {served.serve: history.time_of(served) for _, served in history.record.of(Served)}
     for session in _sessions(history).values():
         if len(session.expired) != 1 or not session.opened:
@@ -71,16 +74,30 @@ def _check_time(history: History, session: _Session, end: float | None) -> Itera
     ending = end - history.time_at(session.expired[0][0]) <= history.settings.config.shutdown_timeout + _SLACK
     if kept < window - 0.001 and not for_good and not ending:
         yield f"session {session.id} was kept {kept} s"
-    if kept > (0 if for_good else window) + _SLACK and not _may_have_been_used(history):
+    unheard = [history.time_of(link.ended) for link in _unheard(history, session) if link.ended is not None]
+    if unheard:
+        # The end of a connection that the program has never heard of begins the time anew, as soon as it is noticed.
+        config = history.settings.config
+        noticed = max(unheard) + config.ping_interval + config.pong_timeout
+        kept -= max(0.0, noticed - history.time_at(index))
+    if kept > (window if unheard or not for_good else 0) + _SLACK:
         yield f"session {session.id} was kept {kept} s after {code}"
 
 
-def _may_have_been_used(history: History) -> bool:
-    """Whether a connection that the program never heard of may have had a session for a moment."""
-    return any(
-        link.session is None and any(message.get("action") == "$session" for message in link.sent)
+def _unheard(history: History, session: _Session) -> Iterator[LinkHistory]:
+    """Connections that may have had a session, and have ended before the program heard of them."""
+    tokens = {
+        message["data"].get("session")
         for link in history.links.values()
-    )
+        if link.session == session.id
+        for message in link.seen
+        if message.get("action") == "$welcome"
+    }
+    for link in history.links.values():
+        if link.session is None and any(
+            message.get("action") == "$session" and message["data"].get("session") in tokens for message in link.sent
+        ):
+            yield link
 
 
 def check_returns(history: History) -> Iterator[str]:
