@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from returning import FORMATS, V1, WINDOW, Visit, allow, make_manager, visit
 from trio_rooms import Connection, HandshakeRequest, Identity, Limits, Manager, PresenceOptions, Publication
@@ -295,6 +295,33 @@ async def test_another_client_is_brought_it(autojump_clock: MockClock) -> None:
         told = await back(memory, other, positions)
         assert told["news-1"]["publications"] == [{"offset": 1, "data": "hi"}]
         await first.client.aclose()
+
+
+async def test_a_failure_is_told_once(autojump_clock: MockClock) -> None:
+    """A room whose join failed is no longer the session's, though the welcome that said so has never arrived."""
+    refuse = False
+
+    async def authorize(conn: Connection, room: str, data: Any) -> bool:
+        return not refuse
+
+    manager = make()
+    manager.room("moody", authorize=authorize)
+    async with serve_in_memory(manager) as memory:
+        first = await visit(memory)
+        positions = await join(first, "news-1")
+        await first.join("moody")
+        await first.lose()
+        refuse = True
+        unheard = await memory.connect(subprotocol=V1)
+        await unheard.send_action("$session", {"session": first.token, "positions": positions})
+        await wait_all_tasks_blocked()
+        await unheard.aclose()
+        refuse = False
+        second = await visit(memory, first.token, positions=positions)
+        assert second.conn.restored
+        assert list(second.welcome["rooms"]) == ["news-1"]
+        assert await second.client.request("$join", {"room": "moody"}) == {"room": "moody"}
+        await second.client.aclose()
 
 
 async def test_a_room_that_on_connect_joins_is_not_recovered(autojump_clock: MockClock) -> None:
