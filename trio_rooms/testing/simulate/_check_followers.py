@@ -14,7 +14,7 @@ import msgspec
 
 from ._check_ends import stream_was_lost
 from ._history import History
-from ._record import Delivered, Followed, Received, Unfollowed
+from ._record import Delivered, Followed, Received, Served, Unfollowed
 
 
 @attrs.define
@@ -38,6 +38,8 @@ class _Follower:
     due: list[_Due] = attrs.field(factory=list)
     full: bool = False
     """Whether something was delivered for which there was no room; from there on nothing is for it."""
+    over: bool = False
+    """Whether its server has ended; what another one delivers is not for it."""
 
     @property
     def name(self) -> str:
@@ -58,8 +60,11 @@ def check_followers(history: History) -> Iterator[str]:
             if entry.offset is not None and entry.epoch is not None:
                 positions.setdefault(entry.rooms[0], []).append((entry.offset, entry.epoch))
             for one in following.values():
-                if one.begun.room in entry.rooms:
+                if one.begun.room in entry.rooms and not one.over:
                     _deliver(one, time, entry)
+        elif isinstance(entry, Served):
+            for one in following.values():
+                one.over = True
         elif isinstance(entry, Received):
             one = following[entry.number]
             yield from _receive(history, one, entry)
