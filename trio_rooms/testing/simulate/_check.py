@@ -20,6 +20,7 @@ from ._check_ends import check_closes, check_liveness
 from ._check_followers import check_followers
 from ._check_hooks import check_connections, check_memberships, check_rooms
 from ._check_library import check_library
+from ._check_plain import check_plain
 from ._check_presence import check_online, check_presence
 from ._check_requests import check_replies
 from ._check_sessions import check_expiry, check_returns
@@ -33,6 +34,7 @@ from ._settings import Settings
 CHECKS: Final[tuple[Callable[[History], Iterator[str]], ...]] = (
     check_end,
     check_views,
+    check_plain,
     check_streams,
     check_membership,
     check_oracle,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ._check_delivery import event_in
 from ._history import History, LinkHistory
 from ._record import Beacon, Given, Healed, Rested, Seen, Settled, Unsettled
 
@@ -39,8 +40,6 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
         return any(other.client == link.client and other is not link for other in history.links.values())
     if code == 4010:
         return stream_was_lost(history)
-    if code == 1008:
-        return bool(link.faults)  # a message took too long
     if code == 1011:
         crashed = any(message["action"] == "crash" for message in link.sent)
         return crashed or bool(history.faults & {"hook_crash", "leave_hook_crash"})
@@ -73,13 +72,13 @@ def check_liveness(history: History) -> Iterator[str]:
     if len(settled) != history.settings.clients:
         yield f"only clients {sorted(settled)} come to rest"
     seen = {
-        (entry.link, entry.message.get("room"), entry.message["data"].get("n"))
+        (entry.link, event.get("n"))
         for index, entry in history.record.of(Seen)
-        if index > last and isinstance(entry.message, dict) and isinstance(entry.message.get("data"), dict)
+        if index > last and isinstance(event := event_in(entry.message), dict)
     }
     for index, beacon in history.record.of(Beacon):
         for link in beacon.links if index > last else ():
-            if (link, beacon.room, beacon.n) not in seen:
+            if (link, beacon.n) not in seen:
                 yield f"link {link} does not see the beacon of {beacon.room!r}"
         for client in beacon.library if index > last else ():
             if not _is_told(history, client, index, beacon):

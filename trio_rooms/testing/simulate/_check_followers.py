@@ -36,6 +36,8 @@ class _Follower:
     free_at: float
     """When it takes the next event."""
     due: list[_Due] = attrs.field(factory=list)
+    over: bool = False
+    """Whether its server has ended; another one is not for it."""
     full: bool = False
     """Whether something was delivered for which there was no room; from there on nothing is for it."""
     over: bool = False

@@ -69,6 +69,8 @@ def _check_beacon(history: History, beacon: Beacon, pictures: Mapping[int, Mappi
     for number in beacon.links:
         if number not in {link for links in present.values() for link in links}:
             continue
+        if history.links[number].plain:
+            continue  # it is not told
         picture = pictures.get(number, {}).get(beacon.room, {})
         known = {user: {entry.get("link") for entry in entries.values()} for user, entries in picture.items()}
         if known != present:

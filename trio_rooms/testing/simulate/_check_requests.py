@@ -108,8 +108,8 @@ def _may_fail(history: History, link: LinkHistory, request: dict[str, Any], code
         "TOO_MANY_ROOMS": action in _JOINS,
         "ROOM_FAILED": action in _JOINS,
         "CLOSED": action in _JOINS,
+        "NEEDS_V1": link.plain and action == "$history",
         "DENIED": action in (*_JOINS, "$history", "$publish", "status"),
-        "ENTRY_TOO_LARGE": action == "status",
     }
     known = request["action"] in _IN_TURN | {"$leave", "beside", "stream"}
     return causes.get(code, False) or not known

@@ -13,6 +13,9 @@ from ._record import Called, Seen, Sent, Served
 
 # Virtual seconds that hooks may take, and that the end of a server does.
 _SLACK = 10.0
+# For so long a server waits for the first message of a client; and what holds that up.
+_FIRST_WAIT = 1.0
+_DELAYS = frozenset({"stall", "clog", "slow", "trickle"})
 
 
 @attrs.define(eq=False)
@@ -98,7 +101,7 @@ def check_returns(history: History) -> Iterator[str]:
                     continue
                 session = sessions.get(before.session or "")
                 if data["restored"] and session is not None and _place(session, link) == _place(session, before) + 1:
-                    yield from _check_rooms(history, before, link, data)
+                    yield from _check_rooms(history, before, link, data, ending=_is_ending(link, index))
                 elif not data["restored"] and not _may_be_refused(history, sessions, before, link, index):
                     yield f"{link} gets another session than {before}"
 
@@ -107,19 +110,25 @@ def _may_be_refused(
     history: History, sessions: dict[str, _Session], before: LinkHistory, link: LinkHistory, index: int
 ) -> bool:
     session = sessions.get(before.session or "")
-    if session is None or before.serve != link.serve or link.faults:
-        return True  # the program never knew of it; or $session came too late, after more than a second
+    if session is None or before.serve != link.serve or _may_be_too_late(history, link, index):
+        return True  # or the program never knew of it
     expired = min(history.time_at(place) for place, _ in session.expired)
     # Another connection may have used a newer token.
     used = _place(session, before) < len(session.opened) - 1
     return used or expired <= history.time_at(index) + 1
 
 
+def _may_be_too_late(history: History, link: LinkHistory, welcome: int) -> bool:
+    """Whether ``$session`` may have come so late that the server waited for it no more."""
+    held_up = any(kind in _DELAYS and index < welcome for index, kind in link.struck)
+    return held_up and history.time_at(welcome) - history.time_at(link.begun) >= _FIRST_WAIT
+
+
 def _place(session: _Session, link: LinkHistory) -> int:
     return next((place for place, (_, call) in enumerate(session.opened) if call.conn == link.conn), 0)
 
 
-def _check_rooms(history: History, before: LinkHistory, link: LinkHistory, data: Any) -> Iterator[str]:
+def _check_rooms(history: History, before: LinkHistory, link: LinkHistory, data: Any, *, ending: bool) -> Iterator[str]:
     """The rooms that were lost with the connection before are there again, or it is said why not."""
     if link.session is not None and before.session is not None and link.session != before.session:
         yield f"{link} has another session than {before}"
@@ -133,11 +142,17 @@ def _check_rooms(history: History, before: LinkHistory, link: LinkHistory, data:
     numbers = range(before.number, link.number + 1)
     own = [one for one in history.links.values() if one.client == link.client and one.number in numbers]
     left = {message["data"]["room"] for one in own for message in one.sent if message.get("action") == "$leave"}
-    if link.faults:  # it may have been closed while it joined them
-        return
     for room in lost:
-        if room in known - left and room not in data["rooms"]:
+        if room in known - left and room not in data["rooms"] and not ending:
             yield f"{link} is restored, and not in {room!r}"
+
+
+def _is_ending(link: LinkHistory, welcome: int) -> bool:
+    """Whether the server had closed the connection before it said this: then it has not come to all rooms."""
+    if link.close is None or link.close.detail[1] != "server":
+        return False
+    later = (entry.message for index, entry in link.talk if index > welcome and isinstance(entry, Seen))
+    return all("id" in message for message in later)
 
 
 def _note_room(message: Any, known: set[str]) -> None:

@@ -32,7 +32,7 @@ class _Place:
 def check_streams(history: History) -> Iterator[str]:
     """Nothing twice, nothing out of order, no hole in any membership; recovered means recovered."""
     for link in history.links.values():
-        if link.conn is not None:
+        if link.conn is not None and not link.plain:
             yield from _Follower(history, link).follow()
 
 

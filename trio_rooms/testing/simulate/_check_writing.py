@@ -7,6 +7,7 @@ from typing import Any
 
 from trio_rooms import OutboxStatistics
 
+from ._check_delivery import event_in
 from ._history import History, LinkHistory
 from ._record import Called, Published
 
@@ -45,8 +46,8 @@ def _is_cut_short(link: LinkHistory) -> bool:
 
 
 def _is_live(message: Any, entry: Published) -> bool:
-    data = message.get("data")
-    return "room" in message and "id" not in message and isinstance(data, dict) and data.get("n") == entry.n
+    event = event_in(message)
+    return isinstance(event, dict) and event.get("n") == entry.n
 
 
 def check_written(history: History) -> Iterator[str]:

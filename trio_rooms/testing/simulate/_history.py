@@ -34,6 +34,8 @@ class LinkHistory:
     number: int
     client: int
     serve: int
+    plain: bool = False
+    """Whether it has no subprotocol: it sees what was published and nothing around it."""
     welcomed: bool = False
     conn: str | None = None
     """Its id, if anybody has learned it."""
@@ -41,13 +43,21 @@ class LinkHistory:
     """The id of its session, if the program has learned it."""
     talk: list[tuple[int, Sent | Seen]] = attrs.field(factory=list)
     """What its client sent and saw, each with its place in the record."""
-    faults: list[str] = attrs.field(factory=list)
+    struck: list[tuple[int, str]] = attrs.field(factory=list)
+    """The kinds of faults that concern it, each with its place in the record."""
+    begun: int = 0
+    """The place in the record at which its client began it."""
     ended: Ended | None = None
     wrote: Wrote | None = None
     """What the server has put on its wire, where that is known."""
     settled: bool = False
     """Whether its client has come to rest on it."""
     hooks: list[Called] = attrs.field(factory=list)
+
+    @property
+    def faults(self) -> frozenset[str]:
+        """The kinds of faults that concern it."""
+        return frozenset(kind for _, kind in self.struck)
 
     @property
     def seen(self) -> Iterator[dict[str, Any]]:
@@ -105,7 +115,9 @@ class History:
         found: dict[int, LinkHistory] = {}
         for index, (_, entry) in enumerate(self.record):
             if type(entry) is Opened:
-                found[entry.link] = LinkHistory(entry.link, entry.client, entry.serve)
+                found[entry.link] = LinkHistory(
+                    entry.link, entry.client, entry.serve, self.settings.formats[entry.client] == "plain", begun=index
+                )
                 continue
             link = found.get(getattr(entry, "link", None) or -1)
             if link is not None:
@@ -153,14 +165,16 @@ class History:
         return self.record[index][0]
 
     def deliveries_to(self, link: LinkHistory) -> list[tuple[Delivery, str | None]]:
-        """What a connection is to get, each with the room by which it does; without what has a position."""
+        """What a connection is to get, each with the room by which it does; but not what it is told the position of."""
         conn = link.conn
         if conn is None:
             return []
         return [
             (one, one.entry.recipients[conn])
             for one in self.deliveries
-            if one.entry.offset is None and conn in one.entry.recipients and conn not in one.entry.closing
+            if (one.entry.offset is None or link.plain)
+            and conn in one.entry.recipients
+            and conn not in one.entry.closing
         ]
 
     @cached_property
@@ -185,7 +199,7 @@ def _enter(link: LinkHistory, index: int, entry: object) -> None:
         if entry.hook == "on_connect":
             link.session = entry.detail[0]
     elif isinstance(entry, Fault):
-        link.faults.append(entry.kind)
+        link.struck.append((index, entry.kind))
     elif isinstance(entry, Ended):
         link.ended = entry
     elif isinstance(entry, Wrote):

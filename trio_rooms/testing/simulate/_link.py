@@ -63,7 +63,7 @@ class Link:
     async def shake_hands(self, path: str, user: str) -> bool:
         """Whether the server has accepted the upgrade; if not, the connection is over."""
         target = f"{path}?link={self.number}" + (f"&user={user}" if user else "")
-        request = handshake_bytes(target, subprotocol=self._subprotocol)
+        request = handshake_bytes(target, subprotocol=self._subprotocol or None)
         try:
             with trio.move_on_after(_PATIENCE):
                 await self.wire.slow.send_all(request)

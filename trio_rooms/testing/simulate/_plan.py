@@ -143,6 +143,8 @@ def draw_plan(seed: int, *, speak: Speak | None = None, rooms: tuple[str, ...] |
         settings = theme.suit(rng, settings)
         weights.update(theme.kinds)
         on = [kind for kind in KINDS if kind in on or kind in theme.kinds]
+    if theme is None and not foreign:
+        settings = _with_plain(seed, settings)
     if speak is not None:
         weights["speak"] = 15
         on.append("speak")
@@ -163,6 +165,14 @@ def draw_plan(seed: int, *, speak: Speak | None = None, rooms: tuple[str, ...] |
     if "join" in on:
         steps = [*joins, *steps]
     return Plan(seed, settings, tuple(steps), tuple(on))
+
+
+def _with_plain(seed: int, settings: Settings) -> Settings:
+    """Some clients ask for no subprotocol. Drawn apart, because most runs have none."""
+    rng = random.Random(f"plain {seed}")
+    share = rng.choice([0.0, 0.0, 0.0, 0.3, 0.7])
+    formats = tuple("plain" if rng.random() < share else one for one in settings.formats)
+    return attrs.evolve(settings, formats=formats)
 
 
 # What makes sense whatever the program is.

@@ -26,6 +26,7 @@ class Player:
 
     number: int
     subprotocol: str
+    """Empty for none."""
     loyal: bool
     """Whether it joins its rooms again by itself when it connects."""
     returning: bool
@@ -182,7 +183,9 @@ class Player:
                 self.wanted.pop(room, None)
 
     def _follow(self, message: dict[str, Any]) -> None:
-        """Keep the position of the room that a message is about."""
+        """Keep the position of the room that a message is about. Without a subprotocol it is of no use."""
+        if not self.subprotocol:
+            return
         about = message.get("data") if "id" in message else message
         if not isinstance(about, dict) or "room" not in about or "offset" not in about:
             return

@@ -23,7 +23,7 @@ class Settings:
     clients: int
     """How many there are."""
     formats: tuple[str, ...]
-    """The subprotocol of each client."""
+    """The subprotocol of each client, by its last word; "plain" for none."""
     loyal: tuple[bool, ...]
     """Which of the clients join their rooms again by themselves when they connect."""
     library: int

@@ -90,12 +90,13 @@ class World:
     def _make_players(self, nursery: trio.Nursery) -> None:
         settings = self._plan.settings
         for number in range(settings.clients):
+            is_plain = settings.formats[number] == "plain"
             self._players.append(
                 Player(
                     number,
-                    f"trio-rooms.v1.{settings.formats[number]}",
+                    "" if is_plain else f"trio-rooms.v1.{settings.formats[number]}",
                     settings.loyal[number],
-                    settings.returning[number] and settings.config.session_window is not None,
+                    settings.returning[number] and settings.config.session_window is not None and not is_plain,
                     f"user-{number // 2}" if settings.named else "",
                     self._path,
                     self._network,
