@@ -116,7 +116,7 @@ THEMES: Final[Mapping[str, Theme]] = {
     "holes": Theme({"broadcast": 12, "follow": 8, "lose": 6, "publish": 8, "join": 8, "say": 6}, _holes),
     "followed": Theme({"broadcast": 20, "follow": 16, "join": 8}, _followed),
     "away": Theme({"blink": 12, "say": 8, "history": 6, "join": 8, "drop": 3}, _away),
-    "conflated": Theme({"broadcast": 20, "publish": 10, "clog": 10, "join": 8}, _conflated),
+    "conflated": Theme({"broadcast": 30, "publish": 15, "clog": 15, "join": 10}, _conflated),
     "clogged": Theme({"clog": 10, "broadcast": 14, "close_connection": 3, "join": 8, "say": 6}, _clogged),
 }
 
