@@ -40,8 +40,6 @@ class _Follower:
     """Whether its server has ended; another one is not for it."""
     full: bool = False
     """Whether something was delivered for which there was no room; from there on nothing is for it."""
-    over: bool = False
-    """Whether its server has ended; what another one delivers is not for it."""
 
     @property
     def name(self) -> str:
