@@ -225,8 +225,8 @@ class Node:
         exclude = tuple(exclude)
         idents = [one if isinstance(one, str) else one.id for one in exclude]
         if self.sessions is not None:
-            conns = [self.connections.get(one) if isinstance(one, str) else one for one in exclude]
-            idents += [conn.session_id for conn in conns if conn is not None and conn.session_id is not None]
+            found = [self.sessions.find(one) if isinstance(one, str) else one._session for one in exclude]
+            idents += [session.id for session in found if session is not None]
         return frozenset(idents)
 
     def _check_size(self, publication: Publication) -> None:
