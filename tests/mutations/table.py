@@ -149,11 +149,6 @@ MUTATIONS: dict[str, Rewrite] = {
         "        return idents.union([session.owner.id for session in found if session.owner is not None])\n",
         "        return idents\n",
     ),
-    "a hole in what is held at a join is not seen": Rewrite(
-        "_room_stream.py",
-        "        elif after > self.top:\n            self.lost = True\n",
-        "",
-    ),
     "members are not told of a hole": Rewrite(
         "_room_stream.py",
         "        if publication.after is not None and publication.after > self._delivered:\n",

@@ -56,6 +56,7 @@ class Application:
     def __init__(self, settings: Settings, broker: Broker, make_publisher: Callable[[Manager], Publisher]) -> None:
         self.manager = manager = Manager(config=settings.config, broker=broker, logger=_QUIET)
         self._publisher = make_publisher(manager)
+        self._fills = 0
         common: dict[str, Any] = {
             "capacity": settings.capacity,
             "linger": settings.linger,
@@ -102,7 +103,8 @@ class Application:
         return data != "denied"
 
     async def _fill(self, room: str) -> dict[str, Any]:
-        return {"n": f"fill of {room}", "pad": ""}
+        self._fills += 1  # no two events of a run are the same
+        return {"n": f"fill {self._fills} of {room}", "pad": ""}
 
     async def _enter(self, conn: Connection, data: dict[str, str]) -> dict[str, Any]:
         joined = await conn.join(data["room"])

@@ -32,7 +32,7 @@ def _event(rng: random.Random, settings: Settings, n: int) -> Arguments:
     arguments = {**_room(rng, settings, n), "n": n, "pad": rng.choice([0, 0, 0, 100, settings.large])}
     if rng.random() < 0.2:
         arguments["exclude"] = rng.randrange(settings.clients)
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         arguments["key"] = rng.choice("ab")
     if rng.random() < 0.15:
         arguments["once"] = rng.choice(["once", "twice"])

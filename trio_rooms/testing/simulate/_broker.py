@@ -111,6 +111,7 @@ class WatchedBroker:
             self.lagging = LaggingBroker(delay=settings.lag, confirm=settings.confirm, bound=settings.broker_bound)
             self.lagging.store = self.store
         self._inner: Broker = self.lagging or self.store
+        self._quick_reads = settings.quick_reads
         self._watch = watch
         self._record = watch.record
         self._refuse = refuse
@@ -190,8 +191,9 @@ class WatchedBroker:
     async def history(
         self, room: str, *, keep: Keep, since: Position | None, limit: int | None, reverse: bool
     ) -> Slice:
-        """As the other one."""
-        return await self._inner.history(room, keep=keep, since=since, limit=limit, reverse=reverse)
+        """As the other one, or at once."""
+        reader = self.store if self._quick_reads else self._inner
+        return await reader.history(room, keep=keep, since=since, limit=limit, reverse=reverse)
 
     def _number_of(self, publication: Publication) -> int:
         # By identity: on its own node the object that was submitted is delivered. It is kept, so the id is its alone.

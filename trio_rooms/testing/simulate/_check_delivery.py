@@ -84,12 +84,23 @@ def _check_missing(
         return
     outbox: OutboxStatistics = link.close.detail[2]
     counted = outbox.dropped + outbox.displaced
+    if not outbox.dropped:
+        yield from _check_replaced(link, expected, holes)
     if len(holes) > counted:
         yield f"{link} misses {len(holes)} in between, but {counted} are counted"
     # What a stream has lost is told by the code.
     knows = link.ended.code not in ((1006, 4010) if link.plain else (1006,))
     if knows and len(missing) > counted + outbox.discarded:
         yield f"{link} misses {len(missing)}, but {counted + outbox.discarded} are counted"
+
+
+def _check_replaced(link: LinkHistory, expected: list[tuple[Delivery, str | None]], holes: list[int]) -> Iterator[str]:
+    """What was displaced has made room for something newer of its own room."""
+    last = {room: index for index, (_, room) in enumerate(expected)}
+    for index in holes:
+        delivery, room = expected[index]
+        if last[room] == index:
+            yield f"{link} misses {delivery.event!r} of {room!r}, though nothing newer of that has come"
 
 
 def check_membership(history: History) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from ._check_delivery import event_in
@@ -48,11 +49,17 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
 
 def stream_was_lost(history: History, room: str | None = None) -> bool:
     """Whether the stream of a room, or of any, may have begun anew, or has a hole."""
-    if history.settings.history_meta_ttl < 100:
+    if history.settings.history_meta_ttl < 100 or _is_impatient(history):
         return True
     if room is None:
         return bool(history.holes) or any(kind.startswith("forget") for kind in history.faults)
     return room in history.holes or f"forget {room}" in history.faults
+
+
+def _is_impatient(history: History) -> bool:
+    """Whether what is read at once has to come sooner than the broker brings it: half a lag after it was kept."""
+    settings = history.settings
+    return settings.quick_reads and (settings.lag or 0) / 2 >= (settings.config.position_check_interval or math.inf)
 
 
 def _may_be_cut_off(link: LinkHistory) -> bool:

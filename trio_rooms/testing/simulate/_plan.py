@@ -150,7 +150,7 @@ def draw_plan(seed: int, *, speak: Speak | None = None, rooms: tuple[str, ...] |
         on.append("speak")
     if not on:
         on = ["join"]
-    number = rng.choice([5, 20, 40, 80])
+    number = rng.choice([5, 20, 40, 80] if theme is None else [20, 40, 80])
     times = sorted(round(rng.random() * settings.length * 4) / 4 for _ in range(number))
     kinds = rng.choices(on, [weights[kind] for kind in on], k=number)
     joins = [

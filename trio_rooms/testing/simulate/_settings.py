@@ -48,6 +48,8 @@ class Settings:
     """When the broker confirms: "before", "with" or "after" the delivery."""
     broker_bound: int
     """Publications that may be under way in it."""
+    quick_reads: bool
+    """Whether a history is read at once, ahead of what is under way, or takes its time, too."""
     capacity: int | None
     """Of each room; as what follows, see ``RoomOptions``."""
     linger: float
@@ -96,6 +98,7 @@ def draw_settings(rng: random.Random, *, rooms: tuple[str, ...] | None) -> Setti
         lag=rng.choice([None, None, 0.0, 0.1, 1.0]),
         confirm=rng.choice(["before", "with", "after"]),
         broker_bound=rng.choice([1, 2, 100]),
+        quick_reads=rng.random() < 0.4,
         capacity=rng.choice([None, None, None, 2]),
         linger=rng.choice([0.0, 0.0, 1.0]),
         history_size=rng.choice([1, 2, 5, 50, 1000]),

@@ -77,6 +77,19 @@ def _clogged(rng: random.Random, settings: Settings) -> Settings:
     )
 
 
+def _conflated(rng: random.Random, settings: Settings) -> Settings:
+    """Two rooms with events of the same keys, which one of them replaces, and clients in both that are slow to read."""
+    return attrs.evolve(
+        settings,
+        rooms=("close-a", "conflate-a"),
+        length=1.0,
+        carrier="memory",
+        config=_with_outbox(settings.config, 256),
+        lag=None,
+        capacity=None,
+    )
+
+
 def _streams(rng: random.Random, settings: Settings) -> Settings:
     """Rooms that keep what they have for longer than the run."""
     return attrs.evolve(
@@ -103,11 +116,12 @@ THEMES: Final[Mapping[str, Theme]] = {
     "holes": Theme({"broadcast": 12, "follow": 8, "lose": 6, "publish": 8, "join": 8, "say": 6}, _holes),
     "followed": Theme({"broadcast": 20, "follow": 16, "join": 8}, _followed),
     "away": Theme({"blink": 12, "say": 8, "history": 6, "join": 8, "drop": 3}, _away),
+    "conflated": Theme({"broadcast": 30, "publish": 15, "clog": 15, "join": 10}, _conflated),
     "clogged": Theme({"clog": 10, "broadcast": 14, "close_connection": 3, "join": 8, "say": 6}, _clogged),
 }
 
 # Of so many seeds one has a given theme.
-_RARITY: Final = 12
+_RARITY: Final = 14
 
 
 def draw_theme(rng: random.Random) -> Theme | None:
