@@ -18,8 +18,19 @@ from trio.testing import MockClock
 
 from trio_rooms import BrokerBusy, Busy, Config, Connection, Manager
 from trio_rooms.brokers import Broker
-from trio_rooms.testing.simulate import TROUBLES, Plan, Program, deterministic, draw_plan, run_plan, shrink, simulate
+from trio_rooms.testing.simulate import (
+    TROUBLES,
+    Outcome,
+    Plan,
+    Program,
+    deterministic,
+    draw_plan,
+    run_plan,
+    shrink,
+    simulate,
+)
 from trio_rooms.testing.simulate.__main__ import main
+from trio_rooms.testing.simulate._plan import KINDS
 
 #: Seeds that have failed once; they stay here for ever.
 FAILED_ONCE = [int(line) for line in Path(__file__).parents[1].joinpath("seeds.txt").read_text().split()]
@@ -31,11 +42,16 @@ EVERYWHERE = 100
 MET: dict[int, frozenset[str]] = {}
 
 
+def what_was_met(outcome: Outcome) -> frozenset[str]:
+    """The kinds of trouble, and of steps. Frames that break the protocol are the fuzzers', which send bytes."""
+    return outcome.met.union(f"step: {step.kind}" for step in outcome.plan.steps)
+
+
 def run_seeds(seeds: list[int] | range) -> None:
     """Run each, and say of the first that fails how to see it again."""
     for seed in seeds:
         outcome = simulate(seed)
-        MET[seed] = outcome.met
+        MET[seed] = what_was_met(outcome)
         if outcome.failed:
             command = f"python -m trio_rooms.testing.simulate --seed {seed}"
             pytest.fail("\n".join([*outcome.violations, f"see it again, smaller and with its trace: {command}"]))
@@ -55,14 +71,14 @@ def test_seeds(first: int) -> None:
 
 @pytest.mark.once
 def test_every_kind_of_trouble_is_met() -> None:
-    """Z2: what breaks, each limit, each close code and each error code is met by some of these seeds.
+    """Z2: each kind of step, what breaks, each limit, close code and error code is met by some of these seeds.
 
     Those that were run in this process already are not run again; alone, it runs as many as it takes.
     """
-    left = {*TROUBLES}.difference(*(MET.get(seed, ()) for seed in range(SEEDS)))
+    left = {*TROUBLES, *(f"step: {kind}" for kind in KINDS)}.difference(*(MET.get(seed, ()) for seed in range(SEEDS)))
     for seed in range(SEEDS):
         if left and seed not in MET:
-            MET[seed] = simulate(seed).met
+            MET[seed] = what_was_met(simulate(seed))
             left -= MET[seed]
     assert not left, f"never met: {sorted(left)}"
 

@@ -17,10 +17,13 @@ from trio_rooms.testing.simulate._record import (
     Delivered,
     Ended,
     Finished,
+    Given,
     Measured,
+    Received,
     Record,
     Seen,
     Served,
+    Wrote,
 )
 
 Entries = list[tuple[float, Any]]
@@ -29,7 +32,7 @@ Entries = list[tuple[float, Any]]
 @cache
 def outcomes() -> tuple[Outcome, ...]:
     """Runs in which nothing is wrong."""
-    return tuple(simulate(seed) for seed in range(12))
+    return tuple(simulate(seed) for seed in (*range(12), 17, 20, 23))  # in the last there are plain clients
 
 
 def problems_after(change: Callable[[Entries], bool]) -> set[str]:
@@ -60,6 +63,14 @@ def is_reply(entry: Any) -> bool:
 
 def is_beacon(entry: Any) -> bool:
     return is_live(entry) and isinstance(entry.message.get("data"), dict) and entry.message["data"]["n"] == -1
+
+
+def is_given_beacon(entry: Any) -> bool:
+    return isinstance(entry, Given) and isinstance(entry.data, dict) and entry.data["n"] == -1
+
+
+def is_plain(entry: Any) -> bool:
+    return isinstance(entry, Seen) and entry.message.keys() == {"n", "pad"}
 
 
 def called(hook: str) -> Callable[[Any], bool]:
@@ -114,6 +125,16 @@ def evolve(kind: type, **changed: Any) -> Callable[[Entries], bool]:
     return change
 
 
+def evolve_statistics(entries: Entries) -> bool:
+    """One message more was enqueued than became of any."""
+    for index in places(entries, lambda entry: isinstance(entry, Served))[:1]:
+        time, entry = entries[index]
+        numbers = attrs.evolve(entry.statistics, enqueued=entry.statistics.enqueued + 1)
+        entries[index] = time, attrs.evolve(entry, statistics=numbers)
+        return True
+    return False
+
+
 def test_nothing_is_wrong() -> None:
     """The records as they are pass."""
     assert problems_after(lambda entries: True) == set()
@@ -136,6 +157,12 @@ CHANGES: dict[str, tuple[Callable[[Entries], bool], str]] = {
     "a task left": (evolve(Finished, tasks=99), "end"),
     "a bound passed": (evolve(Measured, value=10**9), "bounds"),
     "a beacon missing": (drop(is_beacon), "liveness"),
+    "a beacon that a client of the library is not given": (drop(is_given_beacon), "liveness"),
+    "an event that a plain client sees twice": (repeat(is_plain), "plain"),
+    "an event that a plain client misses": (drop(is_plain), "written"),
+    "more written than has left": (evolve(Wrote, taken=99), "written"),
+    "sums that do not add up": (evolve_statistics, "statistics"),
+    "an event that a task misses": (drop(lambda entry: isinstance(entry, Received)), "followers"),
 }
 
 
