@@ -19,7 +19,6 @@ from trio.testing import MockClock
 from trio_rooms import BrokerBusy, Busy, Config, Connection, Manager
 from trio_rooms.brokers import Broker
 from trio_rooms.testing.simulate import (
-    TROUBLES,
     Outcome,
     Plan,
     Program,
@@ -30,6 +29,7 @@ from trio_rooms.testing.simulate import (
     simulate,
 )
 from trio_rooms.testing.simulate.__main__ import main
+from trio_rooms.testing.simulate._met import TROUBLES
 from trio_rooms.testing.simulate._plan import KINDS
 
 #: Seeds that have failed once; they stay here for ever.

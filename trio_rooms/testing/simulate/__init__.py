@@ -6,7 +6,6 @@ runs many, and shows of the first that fails the smallest run that does. See doc
 
 from ._application import Program as Program
 from ._determinism import deterministic as deterministic
-from ._met import TROUBLES as TROUBLES
 from ._plan import Plan as Plan
 from ._plan import Step as Step
 from ._plan import draw_plan as draw_plan

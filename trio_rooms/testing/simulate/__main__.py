@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-from . import TROUBLES, Outcome, Program, draw_plan, run_plan, shrink, simulate
+from . import Outcome, Program, draw_plan, run_plan, shrink, simulate
+from ._met import TROUBLES
 
 # Seeds that a process is given at a time.
 _CHUNK = 20

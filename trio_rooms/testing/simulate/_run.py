@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def met(self) -> frozenset[str]:
-        """The kinds of trouble that were met; what they can be is in ``TROUBLES``, and a program adds its own codes."""
+        """The kinds of trouble that were met, such as ``"network: cut"`` or ``"close: 4008"``."""
         return met(self.record, self.plan.settings)
 
 
