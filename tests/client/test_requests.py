@@ -318,6 +318,47 @@ async def test_the_queue_is_bounded(autojump_clock: MockClock) -> None:
         assert "does not read" in str(client.trouble)
 
 
+async def test_a_place_that_is_given_back(autojump_clock: MockClock) -> None:
+    """A request that is cancelled before it was written makes way for a sender that waits, though nothing is written."""
+    server, gates = FakeServer(), []
+
+    async def connect() -> trio.abc.Stream:
+        stream = await server.connect()
+        assert isinstance(stream, trio.StapledStream)
+        gates.append(Gate(stream.send_stream))
+        return trio.StapledStream(gates[-1], stream.receive_stream)
+
+    config = ClientConfig(send_messages=1, write_timeout=1_000, ping_interval=1_000)
+    async with open_rooms("ws://test/ws", connect=connect, config=config) as client, trio.open_nursery() as nursery:
+        conn = await server.accept()
+        await client.wait_open()
+        gates[0].close_gate()
+        await client.send("first")
+        await wait_all_tasks_blocked()
+        second = Started(nursery, client.request, "second")
+        await wait_all_tasks_blocked()
+        third = Started(nursery, client.send, "third")
+        await wait_all_tasks_blocked()
+        assert not third.done
+        second.scope.cancel()
+        await wait_all_tasks_blocked()
+        assert third.done
+        gates[0]._open.set()
+        await conn.expect("first")
+        await conn.expect("third")
+
+
+async def test_many_that_are_cancelled_at_once(autojump_clock: MockClock) -> None:
+    """The bound is for what the server can make us say: more is said of the program's own, and the connection stays."""
+    config = ClientConfig(send_messages=2, ping_interval=1_000)
+    async with connected(config=config) as (client, _, conn, nursery):
+        asked = [Started(nursery, client.request, "wait") for _ in range(10)]
+        idents = [(await conn.expect("wait"))["id"] for _ in asked]
+        for one in asked:
+            one.scope.cancel()
+        assert sorted([(await conn.expect("$cancel"))["data"]["id"] for _ in asked]) == sorted(idents)
+
+
 # What the server asks
 
 

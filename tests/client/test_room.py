@@ -257,6 +257,20 @@ async def test_join_survives_a_loss(autojump_clock: MockClock) -> None:
         assert await room.receive() == Event("a", 1)
 
 
+async def test_many_rooms(autojump_clock: MockClock) -> None:
+    """All are joined anew, also more of them than messages may wait."""
+    config = ClientConfig(send_messages=2, ping_interval=1_000)
+    async with connected(config=config) as (client, server, conn, nursery):
+        for number in range(10):
+            asked = Started(nursery, client.join, f"room {number}")
+            await conn.reply(await conn.expect("$join"), {"room": f"room {number}"})
+            await asked.result()
+        await conn.cut()
+        conn = await server.accept()
+        for number in range(10):
+            await conn.expect("$join", {"room": f"room {number}"})
+
+
 async def test_ended(autojump_clock: MockClock) -> None:
     """The end of the client is the end of its rooms, and of joins that wait."""
     async with connected() as (client, _, conn, nursery):
