@@ -300,6 +300,51 @@ async def test_close_timeout(autojump_clock: MockClock) -> None:
     assert trio.current_time() - before == pytest.approx(3)
 
 
+async def test_asking_while_it_closes() -> None:
+    """Who asks while the block is left is told at once, however long the server takes for its close frame."""
+    # In real time: a client that asked itself again and again would not let the virtual clock go on.
+    server, done = FakeServer(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        async with open_rooms(URL, connect=server.connect) as client:
+            conn = await server.accept()
+            await client.wait_open()
+
+            async def ask() -> None:
+                await client.wait_ended()
+                for call in (client.request, client.send, client.join):
+                    with pytest.raises(ClientEnded):
+                        await call("x")
+                done.set()
+
+            async def answer() -> None:
+                await done.wait()
+                assert await conn.expect_close() == 1000
+
+            nursery.start_soon(ask)
+            nursery.start_soon(answer)
+        assert done.is_set()
+
+
+async def test_welcomed_too_late(autojump_clock: MockClock) -> None:
+    """A client that has ended stays so, whatever the server says before it closes."""
+    server = FakeServer()
+    async with trio.open_nursery() as nursery:
+        async with open_rooms(URL, connect=server.connect) as client:
+            conn = await server.next()
+            await conn.accept()
+
+            async def welcome() -> None:
+                await trio.sleep(1)
+                await conn.welcome()
+                await conn.send({"action": "$drain", "data": {"reconnect_in_ms": 1}})
+                await conn.expect_close()
+
+            nursery.start_soon(welcome)
+        assert client.state == "ended"
+        with pytest.raises(ClientEnded):
+            await client.wait_open()
+
+
 async def test_leaving_while_nobody_is_there(autojump_clock: MockClock) -> None:
     """Without a connection there is nothing to wait for."""
     server = FakeServer()

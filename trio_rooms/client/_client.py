@@ -299,10 +299,11 @@ class RoomsClient:
 
     async def _wait_link(self) -> Link:
         """The connection, as soon as there is one. Raises ClientEnded."""
-        while self._link is None or self._link.end is not None or self._returning:
-            self._raise_if_ended()
+        while True:
+            self._raise_if_ended()  # first: a connection that is being closed is still there
+            if self._link is not None and self._link.end is None and not self._returning:
+                return self._link
             await self._changed.wait()
-        return self._link
 
     def _finish(self, end: ClientEnded) -> None:
         """No other connection will be made."""
@@ -324,7 +325,8 @@ class RoomsClient:
             raise again(self._end)
 
     def _tell(self, state: State) -> None:
-        self.state = state
+        if self.state != "ended":  # until it has closed, the server may still say this or that
+            self.state = state
         self._wake()
 
     def _wake(self) -> None:
