@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from fake_server import Started, connected, join
-from trio_rooms import Position, UsageError
-from trio_rooms.client import ClientConfig, ClientEnded, Event, Gap, NotConfirmed, RequestFailed, RoomEnded
+from fake_server import FakeServer, Started, connected, join
+from trio_rooms import Connection, EncodingError, Manager, Position, UsageError
+from trio_rooms.client import (
+    ClientConfig,
+    ClientEnded,
+    Event,
+    Gap,
+    NotConfirmed,
+    RequestFailed,
+    RoomEnded,
+    open_rooms,
+)
+from trio_rooms.testing import serve_in_memory
 
 
 def at(offset: int, epoch: str = "e") -> Position:
@@ -269,6 +281,49 @@ async def test_many_rooms(autojump_clock: MockClock) -> None:
         conn = await server.accept()
         for number in range(10):
             await conn.expect("$join", {"room": f"room {number}"})
+
+
+@pytest.mark.parametrize("action", ["$join", "enter"])
+async def test_data_that_cannot_be_encoded(autojump_clock: MockClock, action: str) -> None:
+    """Whoever joins with it is told, with a connection and without, and nobody else suffers."""
+    server = FakeServer()
+    async with open_rooms("ws://test/ws", connect=server.connect) as client, trio.open_nursery() as nursery:
+        with pytest.raises(EncodingError):
+            await client.join("a", object(), action=action)
+        conn = await server.accept()
+        with pytest.raises(EncodingError):
+            await client.join("a", object(), action=action)
+        with pytest.raises(EncodingError):
+            await client.join("\ud800", action=action)
+        await join(client, conn, nursery)
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+async def test_data_that_changes(autojump_clock: MockClock, form: Any) -> None:
+    """A room is asked for with the data that there were when the program did so, however late that is said."""
+    seen: list[Any] = []
+
+    async def authorize(conn: Connection, room: str, data: Any) -> bool:
+        seen.append(data)
+        return True
+
+    manager = Manager()
+    manager.room("*", authorize=authorize)
+    data = {"ticket": [1]}
+    async with serve_in_memory(manager) as memory, trio.open_nursery() as nursery:
+
+        async def connect() -> trio.abc.Stream:
+            await up.wait()
+            return memory.open_stream()
+
+        up = trio.Event()
+        async with open_rooms("ws://test/ws", connect=connect, format=form) as client:
+            asked = Started(nursery, client.join, "a", data)
+            await wait_all_tasks_blocked()
+            data["ticket"].append(2)
+            up.set()
+            await asked.result()
+    assert seen == [{"ticket": [1]}]
 
 
 async def test_ended(autojump_clock: MockClock) -> None:

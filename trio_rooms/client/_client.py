@@ -116,9 +116,13 @@ class RoomsClient:
           RequestFailed: the server refused.
           ClientEnded: the client has ended.
           UsageError: the client is in the room already.
+          EncodingError: ``data``, or a name, cannot be encoded.
         """
         self._raise_if_ended()
-        room = self._rooms.open(name, action, data, since)
+        # Now, and not with each connection: a later one has nobody whom it could tell that this is not possible.
+        form = self._dialer.form
+        form.encode([name, action])
+        room = self._rooms.open(name, action, UNSET if data is UNSET else form.freeze(data), since)
         try:
             await room._wait_joined()
         except BaseException:
