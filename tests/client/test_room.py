@@ -136,6 +136,17 @@ async def test_markers(autojump_clock: MockClock) -> None:
         assert room.position == at(4)
 
 
+async def test_position_beside_what_is_not_kept(autojump_clock: MockClock) -> None:
+    """An event that the room does not keep has no place, and does not take the room's position away."""
+    async with connected() as (client, _, conn, nursery):
+        room = await join(client, conn, nursery, epoch="e", offset=0)
+        for message in ({"data": 1, "offset": 1}, {"data": "not kept"}, {"data": 2, "offset": 2}):
+            await conn.send({"room": "a", **message})
+        await wait_all_tasks_blocked()
+        assert [await room.receive() for _ in range(2)] == [Event("a", 1, at(1)), Event("a", "not kept", None)]
+        assert room.position == at(1)
+
+
 async def test_refused(autojump_clock: MockClock) -> None:
     """Whoever asks for the room learns why not, and may ask again."""
     async with connected() as (client, _, conn, nursery):

@@ -82,7 +82,7 @@ class ClientRoom:
             self._overflown = False
             self._rooms.ask(self)
         item = await self._inbox.receive()
-        if isinstance(item, Event):
+        if isinstance(item, Event) and item.position is not None:  # not everything that a room with history has is kept
             self._handed = item.position
         return item
 
