@@ -472,6 +472,30 @@ async def test_messages(autojump_clock: MockClock) -> None:
         assert heard == ["hello"]
 
 
+async def test_two_that_receive(autojump_clock: MockClock) -> None:
+    """Each message goes to one of them, and the end to both."""
+    server = FakeServer()
+    async with trio.open_nursery() as nursery:
+        async with open_rooms("ws://test/ws", connect=server.connect) as client:
+            conn = await server.accept()
+            both = []
+            for _ in range(2):
+                both.append(Started(nursery, client.receive))
+                await wait_all_tasks_blocked()
+            await conn.send({"data": 1})
+            await wait_all_tasks_blocked()
+            assert sorted(one.done for one in both) == [False, True]
+            await conn.send({"data": 2})
+            assert sorted([(await one.result()).data for one in both]) == [1, 2]
+            both = []
+            for _ in range(2):
+                both.append(Started(nursery, client.receive))
+                await wait_all_tasks_blocked()
+        for one in both:
+            with pytest.raises(ClientEnded):
+                await one.result()
+
+
 async def test_messages_that_nobody_receives(autojump_clock: MockClock) -> None:
     """They are bounded; what was dropped is counted, and a gap stands in its place."""
     async with connected(config=ClientConfig(buffer_messages=2)) as (client, _, conn, _):

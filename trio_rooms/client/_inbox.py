@@ -62,7 +62,8 @@ class Inbox(Generic[T]):
         while not self._items:
             if self._end is not None:
                 raise again(self._end)
-            self._changed = trio.Event()
+            if self._changed.is_set():  # else others wait for it
+                self._changed = trio.Event()
             await self._changed.wait()
         item, size = self._items.popleft()
         self._size -= size
