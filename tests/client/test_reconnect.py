@@ -89,10 +89,11 @@ async def test_drain(autojump_clock: MockClock) -> None:
         assert server.attempts[-1] - before < 1
 
 
-async def test_drain_in_a_thousand_years(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("delay", [1e16, 10**400], ids=["float", "int"])
+async def test_drain_in_a_thousand_years(autojump_clock: MockClock, delay: float) -> None:
     """What the server asks for is bounded."""
     async with connected() as (_, server, conn, _):
-        await conn.send({"action": "$drain", "data": {"reconnect_in_ms": 1e16}})
+        await conn.send({"action": "$drain", "data": {"reconnect_in_ms": delay}})
         await conn.close(1012)
         before = trio.current_time()
         await server.accept()
@@ -241,7 +242,11 @@ async def test_a_server_that_speaks_no_v1(autojump_clock: MockClock) -> None:
     [
         ([1], 1002),
         ({"action": 1}, 1002),
+        ({"action": "x", "id": 1.5}, 1002),
         ({"action": "$closed"}, 1002),
+        ({"action": "$closed", "data": {"room": []}}, 1002),
+        ({"action": "$presence", "room": {}, "data": {"users": {}}}, 1002),
+        ({"room": ["a"], "data": 1}, 1002),
         ({"room": "a", "data": "x" * 2_000}, 1009),
     ],
 )

@@ -508,7 +508,7 @@ async def test_presence(autojump_clock: MockClock) -> None:
         assert dict(room.presence) == {}
 
 
-@pytest.mark.parametrize("data", [None, {"users": []}, {"joins": {"a": 1}}, {"leaves": {"a": [{}]}}])
+@pytest.mark.parametrize("data", [None, {"users": []}, {"joins": {"a": 1}}, {"leaves": {"a": [{}]}}, {"joins": {"a": [{"id": []}]}}])
 async def test_presence_of_another_shape(autojump_clock: MockClock, data: object) -> None:
     """It is a violation."""
     async with connected() as (client, _, conn, nursery):
@@ -524,6 +524,7 @@ async def test_presence_of_another_shape(autojump_clock: MockClock, data: object
         {"epoch": "e", "offset": "1"},
         {"epoch": "e", "offset": True},
         {"epoch": "e", "offset": 1, "publications": [1]},
+        {"epoch": "e", "offset": 1, "publications": 1},
         {"epoch": "e", "offset": 1, "publications": [{"offset": 1.5, "data": 1}]},
     ],
 )

@@ -370,8 +370,8 @@ class RoomsClient:
             self._rooms.welcome(data.get("rooms"), size)
         elif action == "$drain" and isinstance(data, dict):
             delay = data.get("reconnect_in_ms")
-            if isinstance(delay, int | float) and math.isfinite(delay):
-                self._advice = delay / 1000
+            if isinstance(delay, int | float) and delay >= 0:
+                self._advice = min(delay, 1e9) / 1000  # JSON has numbers that are too large to be divided
             self._tell("draining")
         elif action == "$closed":
             self._rooms.closed(data)

@@ -149,6 +149,8 @@ class ClientRoom:
             publications = reply.get("publications") or ()
         else:
             raise ServerViolation("a reply to $join without data")
+        if not isinstance(publications, Sequence):
+            raise ServerViolation("publications are no list")
         if self._asked_since is not None and self.recovered is not True:
             self._skip("not recovered")
         elif self._asked_since is None and self._was_in:

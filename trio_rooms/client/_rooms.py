@@ -134,7 +134,7 @@ class Rooms:
 
     def publication(self, message: dict[str, Any], size: int) -> bool:
         """An event; whether it is of one of the rooms, or of one that was left."""
-        name = message["room"]
+        name = _name(message["room"])
         room = self._rooms.get(name)
         if room is not None:
             room._publication(message, size)
@@ -142,7 +142,7 @@ class Rooms:
 
     def presence(self, message: dict[str, Any]) -> None:
         """The state of a room's presence, or a difference."""
-        room = self._rooms.get(message.get("room", ""))
+        room = self._rooms.get(_name(message.get("room")))
         if room is not None and room._hears:
             room.presence._take(message.get("data"))
 
@@ -150,7 +150,7 @@ class Rooms:
         """The server has ended a membership."""
         if not isinstance(data, dict):
             raise ServerViolation("$closed without data")
-        room = self._rooms.get(data.get("room", ""))
+        room = self._rooms.get(_name(data.get("room")))
         if room is not None and room._state == "in":
             del self._rooms[room.name]
             room._finish(RoomEnded(str(data.get("code") or ""), str(data.get("message") or "")))
@@ -179,6 +179,12 @@ class Rooms:
         """A ``$leave`` was answered: what comes from now on is of another membership."""
         if self._left.get(leave.name) is leave:
             del self._left[leave.name]
+
+
+def _name(found: object) -> str:
+    if not isinstance(found, str):
+        raise ServerViolation("the name of a room is no text")
+    return found
 
 
 @attrs.frozen(eq=False)
