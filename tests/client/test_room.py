@@ -405,6 +405,58 @@ async def test_joined_by_an_action(autojump_clock: MockClock) -> None:
         assert room.data == {"status": "again"}
 
 
+async def test_action_with_more_than_there_is_room_for(autojump_clock: MockClock) -> None:
+    """What comes before the reply may be too much, too: the room is there, is left, and joined anew behind a gap."""
+    async with connected(config=ClientConfig(buffer_messages=2)) as (client, _, conn, nursery):
+        asked = Started(nursery, client.join, "a", action="enter")
+        question = await conn.expect("enter")
+        for number in range(3):
+            await conn.send({"room": "a", "data": number})
+        await conn.expect("$cancel", {"id": question["id"]})
+        leave = await conn.expect("$leave")
+        room = await asked.result()
+        assert [(await room.receive()).data for _ in range(2)] == [0, 1]
+        received = Started(nursery, room.receive)
+        again = await conn.expect("enter")
+        await conn.fail(question, "CANCELLED")  # which is about the first time
+        await conn.reply(leave)
+        await conn.reply(again, "welcome")
+        await conn.send({"room": "a", "data": 9})
+        assert await received.result() == Gap("a", "no history")
+        assert await room.receive() == Event("a", 9)
+        assert room.joined
+        assert room.data == "welcome"
+
+
+async def test_cancelling_an_action(autojump_clock: MockClock) -> None:
+    """A handler that has not joined yet does not do so when nobody waits for it any more."""
+    manager = Manager()
+    left, go_on = trio.Event(), trio.Event()
+
+    @manager.on("enter", concurrent=True)
+    async def enter(conn: Connection, data: str) -> None:
+        try:
+            await go_on.wait()
+        finally:
+            left.set()
+        await conn.join(data)
+
+    async with serve_in_memory(manager) as memory, trio.open_nursery() as nursery:
+
+        async def connect() -> trio.abc.Stream:
+            await trio.lowlevel.checkpoint()
+            return memory.open_stream()
+
+        async with open_rooms("ws://test/ws", connect=connect) as client:
+            asked = Started(nursery, client.join, "a", "a", action="enter")
+            await wait_all_tasks_blocked()
+            asked.scope.cancel()
+            await left.wait()
+            go_on.set()
+            await wait_all_tasks_blocked()
+            assert manager.rooms() == []
+
+
 async def test_publish(autojump_clock: MockClock) -> None:
     """With a key it is sent until it is confirmed; without one a loss is told."""
     async with connected() as (client, server, conn, nursery):

@@ -50,6 +50,7 @@ class ClientRoom:
         self._handed = since
         self._state: Literal["away", "asked", "in", "over"] = "away"
         self._asked_since: Position | None = None
+        self._asked_by: int | None = None  # the request whose reply is to begin the membership
         self._was_in = False
         self._overflown = False
         self._retries = 0
@@ -139,7 +140,7 @@ class ClientRoom:
 
     def _begin(self, reply: object, size: int) -> None:
         """The reply to a join: from here on the client is a member."""
-        self._state = "in"
+        self._state, self._asked_by = "in", None
         self._retries = 0
         publications: Sequence[object] = ()
         if self._action != "$join":
@@ -192,7 +193,6 @@ class ClientRoom:
             if force:
                 self._inbox.force(event, size)
             elif not self._inbox.put(event, size):
-                self._overflown = True
                 self._rooms.overflow(self)
                 return
         if position is not None:
@@ -205,8 +205,15 @@ class ClientRoom:
 
     def _away(self) -> None:
         """The connection was lost, or the room was left to be joined anew."""
+        self._asked_by = None
         if self._state != "over":
             self._state = "away"
+
+    def _overflow(self) -> None:
+        """The room was left for what was not received; it is joined anew when all is. So it has been in, in a way."""
+        self._overflown = self._was_in = True
+        self._away()
+        self._settled.set()
 
     def _refuse(self, error: RequestFailed) -> None:
         """The first join was refused."""
@@ -215,7 +222,7 @@ class ClientRoom:
 
     def _finish(self, end: Exception | None = None) -> None:
         """No member any more, for good; None: it has left."""
-        self._state = "over"
+        self._state, self._asked_by = "over", None
         self.presence._clear()
         self._inbox.finish(_Left(1000, "the room was left") if end is None else end)
         self._settled.set()

@@ -56,20 +56,27 @@ class Rooms:
         if self._link is None or self._link.end is not None or room._state != "away" or room._overflown:
             return
         question = room._question()
-        self._link.send_now(question | {"id": self._requests.add(_Join(self, room))})
+        room._asked_by = self._requests.add(_Join(self, room))
+        self._link.send_now(question | {"id": room._asked_by})
 
     def leave(self, room: ClientRoom) -> None:
         """The program does not want it any more."""
         if self._rooms.get(room.name) is room:
             del self._rooms[room.name]
             if room._state in ("asked", "in"):
-                self._send_leave(room.name)
+                self._give_up(room)
         room._finish()
 
     def overflow(self, room: ClientRoom) -> None:
         """Its events are not received fast enough: leave it until they are. The position says where to go on."""
         self.counts.overflows += 1
-        room._away()
+        self._give_up(room)
+        room._overflow()
+
+    def _give_up(self, room: ClientRoom) -> None:
+        if self._link is not None and room._asked_by is not None and room._action != "$join":
+            # A handler that is at work may not have joined yet, and would do so after the leave.
+            self._link.send_now({"action": "$cancel", "data": {"id": room._asked_by}})
         self._send_leave(room.name)
 
     def _send_leave(self, name: str) -> None:
@@ -195,7 +202,7 @@ class _Join:
     room: ClientRoom
 
     def take(self, message: dict[str, Any], size: int) -> bool:
-        if self.room._state == "asked":
+        if self.room._asked_by == message["id"]:
             if "error" in message:
                 self.rooms.refused(self.room, failure(message["error"]))
             else:
