@@ -405,6 +405,17 @@ async def test_joined_by_an_action(autojump_clock: MockClock) -> None:
         assert room.data == {"status": "again"}
 
 
+async def test_offsets_of_an_unknown_stream(autojump_clock: MockClock) -> None:
+    """Who was not told the epoch has no position that it could go on from, or keep."""
+    async with connected() as (client, _, conn, nursery):
+        asked = Started(nursery, client.join, "a", action="enter")
+        await conn.reply(await conn.expect("enter"))
+        room = await asked.result()
+        await conn.send({"room": "a", "data": 1, "offset": 7})
+        assert await room.receive() == Event("a", 1, None)
+        assert room.position is None
+
+
 async def test_action_with_more_than_there_is_room_for(autojump_clock: MockClock) -> None:
     """What comes before the reply may be too much, too: the room is there, is left, and joined anew behind a gap."""
     async with connected(config=ClientConfig(buffer_messages=2)) as (client, _, conn, nursery):

@@ -184,7 +184,7 @@ class ClientRoom:
         if not isinstance(message, dict):
             raise ServerViolation("a publication is no object")
         offset = message.get("offset")
-        position = None if offset is None else Position(_whole(offset), epoch)
+        position = None if offset is None or not epoch else Position(_whole(offset), epoch)
         if position is not None and self._has(position):
             self._rooms.counts.duplicates += 1
             return
