@@ -539,6 +539,42 @@ async def test_session_without_a_room(autojump_clock: MockClock) -> None:
             await room.receive()
 
 
+async def test_session_with_a_room_that_is_busy(autojump_clock: MockClock) -> None:
+    """What may be restored later is asked for later, as after any join that was refused so."""
+    async with connected() as (client, server, conn, nursery):
+        await conn.welcome(session="t1", restored=False)
+        await join(client, conn, nursery)
+        await conn.cut()
+        conn = await server.next()
+        await conn.accept()
+        error = {"code": "BUSY", "message": "", "temporary": True}
+        before = trio.current_time()
+        await conn.welcome(session="t2", restored=True, rooms={"a": {"error": error}})
+        await conn.expect("$join")
+        assert trio.current_time() > before
+
+
+async def test_session_with_a_room_that_was_left_and_joined(autojump_clock: MockClock) -> None:
+    """A room that was joined by itself waits for its own reply, whatever the session says of the one before."""
+    async with connected() as (client, server, conn, nursery):
+        await conn.welcome(session="t1", restored=False)
+        before = await join(client, conn, nursery)
+        await conn.cut()
+        conn = await server.next()
+        await conn.accept()
+        before.leave()
+        asked = Started(nursery, client.join, "a", "ticket")
+        question = await conn.receive()
+        while question["action"] != "$join":
+            question = await conn.receive()
+        error = {"code": "DENIED", "message": "", "temporary": False}
+        await conn.welcome(session="t2", restored=True, rooms={"a": {"error": error}})
+        await wait_all_tasks_blocked()
+        assert not asked.done
+        await conn.reply(question, {"room": "a"})
+        assert (await asked.result()).joined
+
+
 # Presence
 
 

@@ -39,7 +39,7 @@ class Rooms:
         self._nursery = nursery
         self._link: Link | None = None
         self._rooms: dict[str, ClientRoom] = {}
-        self._offered: list[ClientRoom] = []
+        self._offered: dict[str, ClientRoom] = {}
         # What still comes from these is of a membership that was left.
         self._left: dict[str, _Leave] = {}
 
@@ -92,7 +92,7 @@ class Rooms:
         for room in self._rooms.values():
             if room._state == "away" and not room._overflown:
                 question = room._question()
-                self._offered.append(room)
+                self._offered[room.name] = room
                 if room._asked_since is not None:
                     found[room.name] = question["data"]["since"]
         return found
@@ -115,21 +115,23 @@ class Rooms:
             room._away()
 
     def welcome(self, restored: object, size: int) -> None:
-        """The rooms that the server has restored; whatever is not among them is asked for."""
+        """The rooms that the server has restored; whatever was offered and is not among them is asked for."""
         replies = restored if isinstance(restored, dict) else {}
+        offered, self._offered = self._offered, {}
         for name, reply in replies.items():
-            room = self._rooms.get(name)
+            room = self._rooms.get(_name(name))
             if room is None or room._overflown:
                 self._send_leave(name)  # left while there was no connection
+            elif offered.get(name) is not room:
+                pass  # joined anew meanwhile: it waits for the reply to that
             elif isinstance(reply, dict) and "error" not in reply:
                 room._begin(room.data if room._action != "$join" else reply, size // len(replies))
             elif room._action == "$join":
                 self.refused(room, failure(reply.get("error") if isinstance(reply, dict) else None))
-        offered, self._offered = self._offered, []
-        for room in offered:
+        for room in offered.values():
             if room._state == "asked":
                 room._away()
-        self.ask_all()
+                self.ask(room)
 
     def finish(self, end: Exception) -> None:
         """The client ends."""
