@@ -458,6 +458,23 @@ async def test_a_handler_may_ask(autojump_clock: MockClock) -> None:
         assert await conn.receive() == {"id": 1, "data": "kitchen"}
 
 
+async def test_a_handler_that_asks_when_the_connection_is_lost(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is cancelled, as any that the server waits for: that is no failure of the program's."""
+    async with connected() as (client, server, conn, _):
+
+        @client.on("ask")
+        async def ask(data: object) -> object:
+            return await client.request("more")
+
+        await conn.send({"action": "ask", "id": "s1"})
+        await conn.expect("more")
+        await conn.cut()
+        await server.accept()
+        assert not caplog.records
+
+
 async def test_messages(autojump_clock: MockClock) -> None:
     """What has a handler goes to it; the rest is received, in order."""
     heard = []
