@@ -393,11 +393,22 @@ async def test_a_cut_anywhere(autojump_clock: MockClock) -> None:
         await client.wait_open()
 
 
-@pytest.mark.parametrize("url", ["http://x/ws", "ws:///ws", "x", "ws://x/ws#y"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://x/ws", "ws:///ws", "x", "ws://x/ws#y", "ws://x/ü", "ws://x/a b", f"ws://{'x' * 64}/ws", "ws://x:99999/"],
+)
 async def test_urls(url: str) -> None:
     """What is no URL of a WebSocket is an error at once."""
     with pytest.raises(ValueError, match="URL"):
         async with open_rooms(url):
+            raise AssertionError
+
+
+@pytest.mark.parametrize("header", [("X", "€"), ("X", "a\r\nY: b"), ("X Y", "a"), ("", "a")])
+async def test_headers(header: tuple[str, str]) -> None:
+    """So is what cannot be a header."""
+    with pytest.raises(ValueError, match="header"):
+        async with open_rooms(URL, headers=[header]):
             raise AssertionError
 
 

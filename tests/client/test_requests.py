@@ -319,7 +319,7 @@ async def test_the_queue_is_bounded(autojump_clock: MockClock) -> None:
 
 
 async def test_a_place_that_is_given_back(autojump_clock: MockClock) -> None:
-    """A request that is cancelled before it was written makes way for a sender that waits, though nothing is written."""
+    """A request that is cancelled before it was written makes way for a sender, though nothing is written."""
     server, gates = FakeServer(), []
 
     async def connect() -> trio.abc.Stream:

@@ -607,7 +607,9 @@ async def test_presence(autojump_clock: MockClock) -> None:
         assert dict(room.presence) == {}
 
 
-@pytest.mark.parametrize("data", [None, {"users": []}, {"joins": {"a": 1}}, {"leaves": {"a": [{}]}}, {"joins": {"a": [{"id": []}]}}])
+@pytest.mark.parametrize(
+    "data", [None, {"users": []}, {"joins": {"a": 1}}, {"leaves": {"a": [{}]}}, {"joins": {"a": [{"id": []}]}}]
+)
 async def test_presence_of_another_shape(autojump_clock: MockClock, data: object) -> None:
     """It is a violation."""
     async with connected() as (client, _, conn, nursery):

@@ -297,7 +297,7 @@ class RoomsClient:
     def _lose(self) -> None:
         self._link = None
         self.connection_id = None
-        self._handlers.cancel_all()  # first: one that has asked the server itself is cancelled, and not told of the loss
+        self._handlers.cancel_all()  # first: one that waits for a reply is cancelled, not told of the loss
         self._requests.lose()
         self._rooms.link_down()
 
