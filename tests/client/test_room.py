@@ -405,6 +405,17 @@ async def test_joined_by_an_action(autojump_clock: MockClock) -> None:
         assert room.data == {"status": "again"}
 
 
+async def test_ended_while_an_action_joins(autojump_clock: MockClock) -> None:
+    """What came before the reply does not stand for it: who joins is told of the end."""
+    async with connected() as (client, _, conn, nursery):
+        asked = Started(nursery, client.join, "a", action="enter")
+        await conn.expect("enter")
+        await conn.send({"room": "a", "data": 1})
+        await conn.close(4500, "enough")
+        with pytest.raises(ClientEnded, match="enough"):
+            await asked.result()
+
+
 async def test_offsets_of_an_unknown_stream(autojump_clock: MockClock) -> None:
     """Who was not told the epoch has no position that it could go on from, or keep."""
     async with connected() as (client, _, conn, nursery):

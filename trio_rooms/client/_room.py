@@ -16,7 +16,7 @@ import trio
 from msgspec import UNSET
 
 from .._rooms.history import Position
-from ._errors import ClientEnded, RequestFailed, ServerViolation
+from ._errors import ClientEnded, ServerViolation
 from ._inbox import Inbox, again
 from ._presence import Presence
 from ._values import Event, Gap
@@ -55,7 +55,7 @@ class ClientRoom:
         self._overflown = False
         self._retries = 0
         self._settled = trio.Event()
-        self._refused: RequestFailed | None = None
+        self._end: Exception | None = None
         settings = rooms.settings
         self._inbox = Inbox[Event | Gap](settings.buffer_messages, settings.buffer_bytes)
 
@@ -215,25 +215,20 @@ class ClientRoom:
         self._away()
         self._settled.set()
 
-    def _refuse(self, error: RequestFailed) -> None:
-        """The first join was refused."""
-        self._refused = error
-        self._finish(error)
-
     def _finish(self, end: Exception | None = None) -> None:
         """No member any more, for good; None: it has left."""
         self._state, self._asked_by = "over", None
         self.presence._clear()
-        self._inbox.finish(_Left(1000, "the room was left") if end is None else end)
+        if self._end is None:
+            self._end = _Left(1000, "the room was left") if end is None else end
+            self._inbox.finish(self._end)
         self._settled.set()
 
     async def _wait_joined(self) -> None:
         """Until the first join was answered. Raises RequestFailed, ClientEnded, RoomEnded."""
         await self._settled.wait()
-        if self._refused is not None:
-            raise again(self._refused)
-        if not self._was_in:
-            await self._inbox.receive()
+        if self._end is not None and not self._was_in:
+            raise again(self._end)
 
 
 class _Left(ClientEnded):

@@ -169,7 +169,7 @@ class Rooms:
         room._away()
         if not room._was_in:
             self._rooms.pop(room.name, None)
-            room._refuse(error)
+            room._finish(error)
         elif error.temporary:
             self._nursery.start_soon(self._retry, room)
         else:
