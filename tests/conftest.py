@@ -93,6 +93,7 @@ ONCE = {
     "test_benchmarks.py",
     "test_client_js.py",
     "test_crowd.py",
+    "test_flood.py",
     "test_growth.py",
     "test_mutations.py",
     "test_names_in_docs.py",
