@@ -37,7 +37,10 @@ class Presence(Mapping[str, tuple[Entry, ...]]):
         return len(self._users)
 
     async def wait_change(self) -> None:
-        """Wait for the next change; several at once may be one. What happened before is in the mapping already."""
+        """Wait for the next change; several at once may be one. What happened before is in the mapping already.
+
+        The end of the membership, which empties the mapping, is the last one.
+        """
         await self._changed.wait()
 
     def _take(self, data: object) -> None:
