@@ -66,6 +66,9 @@ OVER_TRIO_WEBSOCKET = _ours(
     "trio_rooms over trio-websocket", 'This library with transport="trio-websocket".', "--transport", "trio-websocket"
 )
 
+#: Options of the load client for v1 where rooms have a history, and presence, which is told unasked.
+_V1_WITH_OFFSETS = {"protocol": "trio-rooms.v1.json", "ignore": '"action":"$', "offset": '"offset":'}
+
 #: One feature each; what a delivery costs with it is set beside what it costs without.
 VARIANTS: tuple[Subject, ...] = (
     _ours("+ logger", "The logger middleware, a record written for each message.", "--with", "logger", kind="variant"),
@@ -93,6 +96,22 @@ VARIANTS: tuple[Subject, ...] = (
         "--with",
         "history,presence",
         kind="variant",
+    ),
+    _ours(
+        "+ v1, history",
+        "A history, and clients of v1, who are told where each event stands in it.",
+        "--with",
+        "history",
+        kind="variant",
+        **_V1_WITH_OFFSETS,
+    ),
+    _ours(
+        "+ v1, history, presence",
+        "Presence, too, of which they are told who comes and goes.",
+        "--with",
+        "history,presence",
+        kind="variant",
+        **_V1_WITH_OFFSETS,
     ),
     _ours("- GC tuning", "The garbage collector left as Python sets it.", "--with", "notune", kind="variant"),
 )

@@ -14,7 +14,9 @@
  * (6 digits) and a filler up to its size. Serial numbers count on through all steps. Each member must see each
  * publication of its room exactly once, in order and whole; what is lost, doubled, reordered, corrupt, or not for
  * this connection ("stray") is counted and told, and `ok` is false. A step that hears nothing for `--stall` seconds
- * ends with what is missing counted as lost.
+ * ends with what is missing counted as lost. Messages of one kind are alike, byte by byte, but for these numbers; with
+ * --offset (a text, such as "offset":) each publication has behind that text a number of as many digits as it takes,
+ * which must be one more than its serial number.
  *
  * Costs. The server's CPU is the first field of /proc/PID/task/T/schedstat, in ns, over all its threads. On the
  * loopback interface that contains the kernel's work of bringing a packet to the receiver. `load_busy` is the part of
@@ -71,7 +73,7 @@ struct conn {
 struct template { char *text; size_t len, payload, room, id; };
 enum { NOWHERE = ~(size_t)0 >> 1 };
 
-static struct { int port, pid; double stall; const char *path, *protocol, *hello, *ping, *ignore; int hello_replies, sub_replies;
+static struct { int port, pid; double stall; const char *path, *protocol, *hello, *ping, *ignore, *offset; int hello_replies, sub_replies;
                 const char *subscribe, *publish, *echo; } opt = {
     .stall = 15, .path = "/ws", .sub_replies = 1,
     .subscribe = "{\"action\":\"subscribe\",\"data\":{\"room_id\":\"%R\"},\"id\":1}",
@@ -89,7 +91,7 @@ static uint64_t bytes_in, retries;
 /* What the running step expects. */
 static struct traffic {
     struct template publish, echo;
-    size_t size, echo_size, at[2], len[2], id_at;
+    size_t size, echo_size, at[2], len[2], id_at, offset_at;
     int fan, ask; /* groups; -1 for none */
     uint32_t window, ask_window;
     bool counting, stopping, sweep;
@@ -374,12 +376,32 @@ static bool has_id(const char *p, size_t n, size_t at, uint32_t serial) {
     return now.id_at + 10 <= n && !memcmp(p + now.id_at, id, 10);
 }
 
+/* How many digits the number of a publication has; 0 for a message without one. */
+static size_t read_offset(const char *p, size_t n, uint64_t *offset) {
+    size_t marker = strlen(opt.offset);
+    if (now.offset_at == NOWHERE) {
+        const char *found = memmem(p, n, opt.offset, marker);
+        if (!found) return 0;
+        now.offset_at = (size_t)(found - p) + marker;
+    } else if (now.offset_at > n || memcmp(p + now.offset_at - marker, opt.offset, marker)) return 0;
+    size_t count = 0;
+    for (const char *digit = p + now.offset_at; digit < p + n && *digit >= '0' && *digit <= '9' && count < 19; digit++, count++)
+        *offset = *offset * 10 + (uint64_t)(*digit - '0');
+    return count;
+}
+
 static void check(struct conn *c, const char *p, size_t n, uint64_t t) {
-    /* Where the payload stands is learnt from the first message of each kind; then every one is alike. */
+    /* Where the payload stands is learnt from the first message of each kind; then every one is alike, but that a
+     * publication is longer, and its payload further behind, by the digits of an offset. */
     for (int kind = 0; kind < 2; kind++) {
         char letter = kind ? 'E' : 'F';
-        size_t size = kind ? now.echo_size : now.size, at = now.at[kind];
+        size_t size = kind ? now.echo_size : now.size, at = now.at[kind], shift = 0;
+        uint64_t offset = 0;
         if (!size) continue;
+        if (opt.offset && !kind) {
+            if (!(shift = read_offset(p, n, &offset))) continue;
+            if (at != NOWHERE) at += shift;
+        }
         if (at == NOWHERE) {
             const char *found = p;
             while ((found = memchr(found, '@', n - (size_t)(found - p))) && found + 1 < p + n && found[1] != letter) found++;
@@ -389,11 +411,11 @@ static void check(struct conn *c, const char *p, size_t n, uint64_t t) {
         uint32_t serial, where;
         bool good = at && at + size < n && p[at - 1] == '"' && p[at + size] == '"' && number(p + at + 2, 9, &serial) &&
                     number(p + at + 11, 6, &where) && !memcmp(p + at + HEAD, filler, size - HEAD) &&
-                    (now.at[kind] == NOWHERE || n == now.len[kind]) &&
+                    (now.at[kind] == NOWHERE || n == now.len[kind] + shift) && (!shift || offset == serial + 1ull) &&
                     (!kind || now.echo.id == NOWHERE || has_id(p, n, at, serial));
         if (!good) { wrong.corrupt++; return; }
-        now.at[kind] = at;
-        now.len[kind] = n;
+        now.at[kind] = at - shift;
+        now.len[kind] = n - shift;
         (kind ? on_answer : on_publication)(c, serial, where, t);
         return;
     }
@@ -897,7 +919,7 @@ static void step_traffic(void) {
     if (size < HEAD || ask_size < HEAD || size > READ_SIZE / 2 || ask_size > READ_SIZE / 2) die("a size is at least %d", HEAD);
     now.size = now.fan < 0 ? 0 : size;
     now.echo_size = now.ask < 0 ? 0 : ask_size;
-    now.at[0] = now.at[1] = now.id_at = NOWHERE;
+    now.at[0] = now.at[1] = now.id_at = now.offset_at = NOWHERE;
     now.publish = make_template(now.sweep ? "{\"action\":\"sweep\",\"data\":{\"payload\":\"%P\"}}" : opt.publish, size);
     now.echo = make_template(opt.echo, ask_size);
     for (int i = 0; i < nconns; i++) {
@@ -967,7 +989,7 @@ int main(int argc, char **argv) {
     static const struct option options[] = {
         {"port", 1, 0, 'p'}, {"pid", 1, 0, 'P'}, {"path", 1, 0, 'u'}, {"protocol", 1, 0, 'o'}, {"stall", 1, 0, 't'},
         {"hello", 1, 0, 'h'}, {"hello-replies", 1, 0, 'H'}, {"subscribe", 1, 0, 's'}, {"subscribe-replies", 1, 0, 'S'},
-        {"publish", 1, 0, 'b'}, {"echo", 1, 0, 'e'}, {"ping", 1, 0, 'i'}, {"ignore", 1, 0, 'g'}, {0}};
+        {"publish", 1, 0, 'b'}, {"echo", 1, 0, 'e'}, {"ping", 1, 0, 'i'}, {"ignore", 1, 0, 'g'}, {"offset", 1, 0, 'f'}, {0}};
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (o) {
         case 'p': opt.port = atoi(optarg); break;
         case 'P': opt.pid = atoi(optarg); break;
@@ -982,6 +1004,7 @@ int main(int argc, char **argv) {
         case 'e': opt.echo = optarg; break;
         case 'i': opt.ping = optarg; break; /* "2:3": a message "2" is answered "3" */
         case 'g': opt.ignore = optarg; break; /* what is unasked for, if a message contains it */
+        case 'f': opt.offset = optarg; break; /* what stands in front of a publication's number */
         default: return 2;
     }
     if (!opt.port || !opt.pid) die("--port and --pid are needed");

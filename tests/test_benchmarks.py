@@ -108,11 +108,26 @@ def answers_another(number: int, member: int, text: str, held: list[str]) -> lis
     return [re.sub(r'"id": ?1\d{9}', '"id":1000009999', text) if (number, member) == (3, 1) else text]
 
 
+def misnumbers(number: int, member: int, text: str, held: list[str]) -> list[str]:
+    """Says that an event stands elsewhere."""
+    return [text.replace('"offset":4,', '"offset":5,') if (number, member) == (3, 1) else text]
+
+
+def misnumbers_by_far(number: int, member: int, text: str, held: list[str]) -> list[str]:
+    return [text.replace('"offset":4,', '"offset":40,') if (number, member) == (3, 1) else text]
+
+
+def does_not_number(number: int, member: int, text: str, held: list[str]) -> list[str]:
+    return [text.replace('"offset":4,', "") if (number, member) == (3, 1) else text]
+
+
 @attrs.define(eq=False)
 class LyingServer:
     """Speaks the protocol of the benchmarks; each message to a member or asker goes through ``lie``."""
 
     lie: Lie
+    numbered: bool = False
+    published: int = 0
     members: list[WebSocketConnection] = attrs.field(factory=list)
     counts: dict[object, int] = attrs.field(factory=lambda: defaultdict(int))
     held: dict[object, list[str]] = attrs.field(factory=lambda: defaultdict(list))
@@ -133,8 +148,12 @@ class LyingServer:
             self.members.append(ws)
             await ws.send_message(json.dumps({"id": message["id"], "data": None}))
         elif message["action"] == "publish":
+            self.published += 1
+            event = {"payload": data["payload"]}
+            if self.numbered:
+                event = {"room": "r", "offset": self.published, "data": event}
             for member in self.members:
-                await self._tell(member, json.dumps({"payload": data["payload"]}, separators=(",", ":")))
+                await self._tell(member, json.dumps(event, separators=(",", ":")))
         else:
             await self._tell(ws, json.dumps({"id": message["id"], "data": data}, separators=(",", ":")))
 
@@ -145,25 +164,29 @@ class LyingServer:
 
 
 @asynccontextmanager
-async def lying_server(lie: Lie) -> AsyncIterator[int]:
+async def lying_server(lie: Lie, *, numbered: bool) -> AsyncIterator[int]:
     """The port of a server that lies."""
+    serve = LyingServer(lie, numbered).serve
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(partial(serve_websocket, LyingServer(lie).serve, "127.0.0.1", 0, None))
+        server = await nursery.start(partial(serve_websocket, serve, "127.0.0.1", 0, None))
         yield server.port
         nursery.cancel_scope.cancel()
 
 
-async def run_load(lie: Lie, *steps: str) -> tuple[int, dict[str, Any]]:
+async def run_load(lie: Lie, *steps: str, numbered: bool = False) -> tuple[int, dict[str, Any]]:
     """The load client against such a server: its exit status, and what it says of the last step."""
     program = await trio.to_thread.run_sync(_build.compiled, "load")
-    async with lying_server(lie) as port:
+    options = ['--offset="offset":'] if numbered else []
+    async with lying_server(lie, numbered=numbered) as port:
         done = await trio.run_process(
-            [str(program), f"--port={port}", f"--pid={os.getpid()}", "--stall=0.3", *steps],
+            [str(program), f"--port={port}", f"--pid={os.getpid()}", "--stall=0.3", *options, *steps],
             capture_stdout=True,
             check=False,
         )
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
 
+
+KINDS = ("lost", "doubled", "reordered", "corrupt", "stray")
 
 FAN_OUT = ("connect:conns=3", "traffic:fan=0,window=4,limit=8,warm=0,size=64")
 ECHO = ("connect:conns=3,rooms=0", "traffic:ask=0,ask_window=2,limit=24,warm=0,size=64")
@@ -200,8 +223,37 @@ async def test_the_load_client_finds_a_lie_in_a_fan_out(lie: Lie, found: dict[st
     status, result = await run_load(lie, *FAN_OUT)
     assert status == 1
     assert not result["ok"]
-    kinds = ("lost", "doubled", "reordered", "corrupt", "stray")
-    assert {kind: result[kind] for kind in kinds if result[kind]} == found
+    assert {kind: result[kind] for kind in KINDS if result[kind]} == found
+
+
+@needs_cc
+@pytest.mark.sockets
+async def test_the_load_client_follows_numbers_of_any_length() -> None:
+    """Where each event has its offset, frames get longer; each is checked all the same."""
+    status, result = await run_load(honest, FAN_OUT[0], FAN_OUT[1].replace("=8", "=120"), FAN_OUT[1], numbered=True)
+    assert status == 0
+    assert (result["ok"], result["deliveries"]) == (True, 24)
+
+
+@needs_cc
+@pytest.mark.sockets
+@pytest.mark.parametrize(
+    ("lie", "found"),
+    [
+        (loses, {"lost": 1}),
+        (doubles, {"doubled": 1}),
+        (reorders, {"reordered": 1}),
+        (cuts, {"corrupt": 1, "lost": 1}),
+        (misnumbers, {"corrupt": 1, "lost": 1}),
+        (misnumbers_by_far, {"corrupt": 1, "lost": 1}),
+        (does_not_number, {"stray": 1, "lost": 1}),
+    ],
+)
+async def test_the_load_client_finds_a_lie_among_numbered_events(lie: Lie, found: dict[str, int]) -> None:
+    """The same where events have offsets, which must be right, too."""
+    status, result = await run_load(lie, *FAN_OUT, numbered=True)
+    assert status == 1
+    assert {kind: result[kind] for kind in KINDS if result[kind]} == found
 
 
 @needs_cc
@@ -266,9 +318,8 @@ def test_every_step_runs_against_our_servers(subject: _subjects.Subject) -> None
 def test_a_feature_that_is_switched_on_changes_no_delivery() -> None:
     """With everything on, and with the envelope of v1, the load client is as content."""
     for subject in _subjects.VARIANTS:
-        if subject.name not in ("+ v1", "+ logger, recovery, hooks, typed"):
-            continue
-        _measure.measure_one(SMALL, subject, seconds=1)
+        if subject.name in ("+ v1", "+ v1, history, presence", "+ logger, recovery, hooks, typed"):
+            _measure.measure_one(SMALL, subject, seconds=1)
 
 
 @needs_cc

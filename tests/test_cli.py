@@ -28,11 +28,15 @@ DEADLINE = 30
 USERS_MODULE = """
 from trio_rooms import Config, Manager
 
-manager = Manager(config=Config(shutdown_timeout=5))
+manager = Manager(config=Config(shutdown_timeout=5, trusted_proxies=["192.0.2.1"]))
 
 @manager.on("echo")
 async def echo(conn, message):
     return message.data
+
+@manager.on("whence")
+async def whence(conn, message):
+    return conn.remote
 
 class Holder:
     inner = manager
@@ -126,6 +130,8 @@ def test_interrupted_while_importing() -> None:
         ["demo", "--port", "\N{SUPERSCRIPT TWO}"],
         ["serve", "users_chat:manager", "--path", "ws"],
         ["serve", "users_chat:manager", "--path", "/ws?x"],
+        ["serve", "users_chat:manager", "--trusted-proxy", "proxy.example.com"],
+        ["serve", "users_chat:manager", "--trusted-proxy", "10.0.0.1/8"],
         ["serve"],
     ],
 )
@@ -142,6 +148,7 @@ def test_defaults() -> None:
     options = make_parser().parse_args(["serve", "chat:manager"])
     assert (options.host, DEFAULT_HOST, options.port, options.path) == (None, "127.0.0.1", 8080, "/ws")
     assert (options.allow_origin, options.unix_path, options.certfile) == (None, None, None)
+    assert options.trusted_proxy == []
 
 
 def test_as_a_module() -> None:
@@ -413,6 +420,37 @@ async def test_unix_path() -> None:
         server.process.send_signal(signal.SIGTERM)
         assert await server.process.wait() == 0
     assert not Path("app.sock").exists()
+
+
+@pytest.mark.sockets
+@pytest.mark.parametrize(
+    ("arguments", "address"),
+    [
+        ([], "127.0.0.1"),
+        (["--trusted-proxy", "192.0.2.2"], "127.0.0.1"),
+        (["--trusted-proxy", "192.0.2.2", "--trusted-proxy", "127.0.0.0/8"], "203.0.113.9"),
+    ],
+)
+@pytest.mark.usefixtures("module")
+async def test_trusted_proxy(arguments: list[str], address: str) -> None:
+    """A2: --trusted-proxy: what it says of its client is believed, and what those of the Config say, too."""
+    async with running("serve", "users_chat:manager", "--port", "0", *arguments) as server:
+        url = await server.url()
+        stream = await open_stream(url)
+        forwarded = [("X-Forwarded-For", "6.6.6.6, 203.0.113.9, 192.0.2.1")]
+        async with await TestClient.connect(stream, host=urlsplit(url).netloc, headers=forwarded) as client:
+            assert await client.request("whence") == address
+
+
+@pytest.mark.sockets
+@pytest.mark.usefixtures("module")
+async def test_trusted_unix_socket() -> None:
+    """A2: --trusted-proxy unix: so is whoever connects to the Unix socket."""
+    async with running("serve", "users_chat:manager", "--unix-path", "app.sock", "--trusted-proxy", "unix") as server:
+        assert server.stdout
+        stream = await trio.open_unix_socket("app.sock")
+        async with await TestClient.connect(stream, headers=[("X-Forwarded-For", "203.0.113.9")]) as client:
+            assert await client.request("whence") == "203.0.113.9"
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,38 @@ async def test_a_session_is_restored() -> None:
         assert third == {"session": "next", "positions": {"r": {"epoch": "e", "offset": 10}}}
 
 
+async def test_a_room_that_the_welcome_does_not_name() -> None:
+    """It is not joined, though the page was in it and the session is restored: it is joined anew, from its position."""
+    script = """
+      const room = client.join("r", hooks);
+      client.join("other", { load });
+      last().open();
+      last().welcome({ session: "token" });
+      const join = last().sent.find(({ action, data }) => action === "$join" && data.room === "r");
+      last().say({ id: join.id, data: { room: "r", epoch: "e", offset: 7 } });
+      await last().reply("$join", { room: "other" });
+      last().end(1006);
+      pass();
+      last().open();
+      last().end(1006);  // with the welcome that said that the join of "r" has failed
+      pass();
+      last().open();
+      last().welcome({ session: "next", restored: true, rooms: { other: { room: "other" } } });
+      await settled();
+      const asked = last().sent.filter(({ action }) => action === "$join").map(({ data }) => data);
+      const before = room.joined;
+      last().publish(8, "of an earlier membership");
+      const publications = [{ offset: 8, data: "missed" }];
+      await last().reply("$join", { room: "r", epoch: "e", offset: 8, recovered: true, publications });
+      return [asked, before, room.joined, heard];
+    """
+    async with open_page() as page:
+        asked, before, after, heard = await run(page, script)
+        assert asked == [{"room": "r", "since": {"epoch": "e", "offset": 7}}]
+        assert (before, after) == (False, True)
+        assert heard == [None, "missed"]
+
+
 async def test_a_room_joined_anew_has_no_position() -> None:
     """What is recovered from the position of an earlier `join` of the page is no state for the later one: it loads."""
     script = """

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from returning import FORMATS, V1, Visit, allow, make_manager, visit
-from trio_rooms import Connection, HandshakeRequest, Identity, Limits, Manager, PresenceOptions
-from trio_rooms.brokers import MemoryBroker
+from returning import FORMATS, V1, WINDOW, Visit, allow, make_manager, visit
+from trio_rooms import Connection, HandshakeRequest, Identity, Limits, Manager, PresenceOptions, Publication
+from trio_rooms.brokers import Keep, MemoryBroker
 from trio_rooms.testing import LaggingBroker, MemoryServer, serve_in_memory
 
 
@@ -234,6 +234,58 @@ async def test_an_exclusion_that_is_on_its_way(autojump_clock: MockClock) -> Non
         await second.client.aclose()
 
 
+@pytest.mark.parametrize("returns", [1, 6])
+@pytest.mark.parametrize("published", ["while it is away", "when it is back", "by another node"])
+async def test_an_exclusion_by_an_id_that_has_gone(published: str, returns: int, autojump_clock: MockClock) -> None:
+    """Whose it was is known: the connection that has the session now is not brought the event, in any way."""
+    manager = make()
+    async with serve_in_memory(manager) as memory:
+        first = found = await visit(memory)
+        positions = await join(first, "news-1", "news-2")
+        for _ in range(returns):
+            await found.lose()
+            if published == "while it is away":
+                await publish(memory, "news-1", "mine", exclude=[first.conn.id])
+            found = await visit(memory, found.token, positions=positions)
+            told = found.welcome["rooms"]["news-1"]
+            assert (told["recovered"], "publications" in told) == (True, False)
+            positions["news-1"] = {"epoch": told["epoch"], "offset": told["offset"]}
+        if published == "by another node":
+            memory.server._node.broker.submit(foreign("news-1", exclude=first.conn.id))
+            memory.server._node.broker.submit(foreign("news-2", exclude=first.conn.id, kept=False))
+        else:
+            await publish(memory, "news-1", "mine", exclude=[first.conn.id])
+            await publish(memory, "news-2", "mine", exclude=[first.conn.id], skip_history=True)
+        assert await found.client.receive_json() == {"room": "news-1", "offset": positions["news-1"]["offset"] + 1}
+        await publish(memory, "news-2", "for all")
+        assert await found.client.receive_json() == {"room": "news-2", "offset": 1, "data": "for all"}
+        told = await back(memory, found, positions)
+        assert "publications" not in told["news-1"]
+        assert [item["data"] for item in told["news-2"]["publications"]] == ["for all"]
+
+
+def foreign(room: str, *, exclude: str, kept: bool = True) -> Publication:
+    """As a node makes it that knows nothing of the connection."""
+    keep = Keep(size=100, bytes=1 << 20, ttl=600.0, meta_ttl=3600.0) if kept else None
+    return Publication((room,), b'"mine"', frozenset([exclude]), packed=b"\xa4mine", keep=keep)
+
+
+async def test_ids_that_have_gone_are_not_kept_for_ever(autojump_clock: MockClock) -> None:
+    """A session knows the last eight of its connections, and when it has expired nothing of them is left."""
+    async with serve_in_memory(make()) as memory:
+        sessions = memory.server._node.sessions
+        visits = [await visit(memory)]
+        for _ in range(9):
+            await visits[-1].lose()
+            visits.append(await visit(memory, visits[-1].token))
+        found = [sessions.find(one.conn.id) for one in visits]
+        assert found == [None] * 2 + [visits[-1].conn._session] * 8
+        assert len(sessions._of_connection) == 8
+        await visits[-1].lose()
+        await trio.sleep(WINDOW + 1)
+        assert not sessions._of_connection
+
+
 async def test_another_client_is_brought_it(autojump_clock: MockClock) -> None:
     """The exclusion is of one session, and of nobody else."""
     async with serve_in_memory(make()) as memory:
@@ -243,6 +295,33 @@ async def test_another_client_is_brought_it(autojump_clock: MockClock) -> None:
         told = await back(memory, other, positions)
         assert told["news-1"]["publications"] == [{"offset": 1, "data": "hi"}]
         await first.client.aclose()
+
+
+async def test_a_failure_is_told_once(autojump_clock: MockClock) -> None:
+    """A room whose join failed is no longer the session's, though the welcome that said so has never arrived."""
+    refuse = False
+
+    async def authorize(conn: Connection, room: str, data: Any) -> bool:
+        return not refuse
+
+    manager = make()
+    manager.room("moody", authorize=authorize)
+    async with serve_in_memory(manager) as memory:
+        first = await visit(memory)
+        positions = await join(first, "news-1")
+        await first.join("moody")
+        await first.lose()
+        refuse = True
+        unheard = await memory.connect(subprotocol=V1)
+        await unheard.send_action("$session", {"session": first.token, "positions": positions})
+        await wait_all_tasks_blocked()
+        await unheard.aclose()
+        refuse = False
+        second = await visit(memory, first.token, positions=positions)
+        assert second.conn.restored
+        assert list(second.welcome["rooms"]) == ["news-1"]
+        assert await second.client.request("$join", {"room": "moody"}) == {"room": "moody"}
+        await second.client.aclose()
 
 
 async def test_a_room_that_on_connect_joins_is_not_recovered(autojump_clock: MockClock) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ import attrs
 import msgspec
 import trio
 
+from ._awaited import Awaited, Waiting
 from ._context import current_connection
 from ._errors import BrokerBusy, NotServing, UsageError
 from ._formats import packed
@@ -28,48 +28,13 @@ _MAX_REPORTS = 10_000
 
 
 @attrs.define(eq=False)
-class _Waiting:
-    """A publication whose delivery is waited for."""
-
-    over: trio.Event = attrs.field(factory=trio.Event)
-    position: Position | None = None
-    """As the broker has confirmed it."""
-    confirmed_at: float = math.inf
-    epoch_before: str | None = None
-    """That of what was being delivered when it was confirmed: if its own is another one, that comes after it."""
-
-    def confirmed(self, position: Position | None, passed: Position | None) -> None:
-        """The broker has taken it, when what stands at ``passed`` had been delivered last."""
-        self.position, self.confirmed_at = position, trio.current_time()
-        self.epoch_before = None if passed is None else passed.epoch
-
-    def is_behind(self, position: Position | None) -> bool:
-        """Whether it should have been delivered before what stands there."""
-        own = self.position
-        if own is None or position is None:
-            return False
-        if own.epoch == position.epoch:
-            return own.offset < position.offset
-        return position.epoch != self.epoch_before
-
-
-@attrs.define(eq=False)
-class _Awaited:
-    """What is waited for in one room."""
-
-    waiting: dict[_Waiting, None] = attrs.field(factory=dict)
-    passed: Position | None = None
-    """Where that stands which was delivered last, since the first of them was submitted."""
-
-
-@attrs.define(eq=False)
 class Carrier:
     """The way of one node's publications to its broker."""
 
     _broker: Broker
     _publishing: trio.StrictFIFOLock = attrs.field(factory=trio.StrictFIFOLock)
     """Held by the task that waits for room in the broker; those that came later wait behind it."""
-    _awaited: dict[tuple[str, ...], _Awaited] = attrs.field(factory=dict)
+    _awaited: dict[tuple[str, ...], Awaited] = attrs.field(factory=dict)
     _reports: Results[Report] = attrs.field(factory=lambda: Results(IDEMPOTENCY_TTL, _MAX_REPORTS))
     """Of publications with an ``idempotency_key``, for who repeats them."""
     _ended: bool = False
@@ -111,23 +76,22 @@ class Carrier:
 
     async def _wait_delivered(self, publication: Publication, submission: Submission) -> Confirmation:
         """Wait for the confirmation and, unless it is a duplicate, until it was delivered or never will be."""
-        waiting = _Waiting()
+        waiting = Waiting()
         publication.on_delivered = waiting.over.set
         with self._awaiting(publication.rooms, waiting) as awaited:
             confirmation = await submission.wait()
-            waiting.confirmed(confirmation.position, awaited.passed)
-            if not confirmation.duplicate and not waiting.is_behind(awaited.passed):
+            if not confirmation.duplicate and awaited.confirm(waiting, confirmation.position, trio.current_time()):
                 await waiting.over.wait()
             return confirmation
 
     @contextmanager
-    def _awaiting(self, rooms: tuple[str, ...], waiting: _Waiting) -> Iterator[_Awaited]:
-        awaited = self._awaited.setdefault(rooms, _Awaited())
+    def _awaiting(self, rooms: tuple[str, ...], waiting: Waiting) -> Iterator[Awaited]:
+        awaited = self._awaited.setdefault(rooms, Awaited())
         awaited.waiting[waiting] = None
         try:
             yield awaited
         finally:
-            del awaited.waiting[waiting]
+            awaited.leave(waiting)
             if not awaited.waiting:
                 del self._awaited[rooms]
 
@@ -145,10 +109,7 @@ class Carrier:
         """What stands before ``position`` in its room, and has not been delivered here, never will be."""
         awaited = self._awaited.get(publication.rooms)
         if awaited is not None:
-            awaited.passed = position
-            for waiting in awaited.waiting:
-                if waiting.is_behind(position):
-                    waiting.over.set()
+            awaited.advance(position)
 
     def give_up(self, *, confirmed_before: float) -> None:
         """What was confirmed so long ago, and has not been delivered here, never will be."""

@@ -321,7 +321,7 @@ class Connection(FromRequest, Restorable, Sending, GoNames):
 
     def _is_excluded(self, exclude: frozenset[str]) -> bool:
         """Whether what excludes these is not for this client."""
-        return self.id in exclude or (self._session is not None and self._session.id in exclude)
+        return self.id in exclude or (self._session is not None and self._session.is_among(exclude))
 
     def _notify(self, action: str, data: object) -> None:
         """Tell a v1 client something unasked; an outbox without room drops it, counted."""

@@ -78,9 +78,10 @@ class Publications:
         """Ids of connections, and of their sessions: who comes back must not be brought it either."""
         exclude = tuple(exclude)
         idents = [one if isinstance(one, str) else one.id for one in exclude]
-        if self._node.sessions is not None:
-            conns = [self._node.connections.get(one) if isinstance(one, str) else one for one in exclude]
-            idents += [conn.session_id for conn in conns if conn is not None and conn.session_id is not None]
+        sessions = self._node.sessions
+        if sessions is not None:
+            found = [sessions.find(one) if isinstance(one, str) else one._session for one in exclude]
+            idents += [session.id for session in found if session is not None]
         return frozenset(idents)
 
     def _check_size(self, publication: Publication) -> None:

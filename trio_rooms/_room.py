@@ -124,7 +124,9 @@ class Room:
 
         Args:
           event: What is published.
-          exclude: Connections or their ids, who do not get it. In a room with history, neither when they come back.
+          exclude: Connections or their ids, who do not get it. Where there are sessions (``Config.session_window``),
+            the connection that has come back to theirs does not either, now or out of the history. A session is known
+            by the ids of its last eight connections, which may be gone.
           key: Names what a newer event replaces where the room conflates.
           idempotency_key: Of 1 to 128 characters. Of publications with the same key to the room the broker delivers the
             first alone, for five minutes at least; the report of a repeat says so (``duplicate``) and is else the

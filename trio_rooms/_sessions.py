@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from ._counters import Counters
 
 
+# By so many of the last ids of its connections a session is found: a program may know it by one that has gone.
+_KNOWN_BY = 8
+
+
 @attrs.define(eq=False)
 class Session:
     """One session, from its first connection to its end."""
@@ -42,6 +46,8 @@ class Session:
     """The owner and those before it whose hooks are not over, by id."""
     digests: tuple[bytes, ...]
     """Hashes of the tokens that are good: of the one that was used last, if any was, and of the newest."""
+    known_by: tuple[str, ...]
+    """Ids of its connections: of the last few, the newest last."""
     source: Connection | None
     """Whose metadata counts: the owner, once those before it are over."""
     marked: dict[str, None] = attrs.field(factory=dict)
@@ -56,6 +62,10 @@ class Session:
     """When it is no longer kept; set while it is."""
     parked: trio.lowlevel.ParkingLot | None = None
     """Where an owner waits for those before it."""
+
+    def is_among(self, idents: frozenset[str]) -> bool:
+        """Whether it is one of those that have these ids."""
+        return self.id in idents or not idents.isdisjoint(self.known_by)
 
     def note_rooms(self, conn: Connection) -> None:
         """Its owner is about to leave its rooms. Those of a block of ``conn.joined`` ended with that block."""
@@ -88,6 +98,7 @@ class Sessions:
         self._counters = counters
         self._of_digest: dict[bytes, Session] = {}
         self._all: dict[str, Session] = {}
+        self._of_connection: dict[str, Session] = {}
         self._kept: dict[str, Session] = {}
         self.due: deque[Session] = deque()
         """Those that have ended and whose hooks are to be called by who ended them."""
@@ -107,16 +118,20 @@ class Sessions:
         """When the first of those that are kept expires; None where none is."""
         return next((session.expires_at for session in self._kept.values()), None)
 
+    def find(self, ident: str) -> Session | None:
+        """The session of an id: its own, or that of one of its last connections."""
+        return self._all.get(ident) or self._of_connection.get(ident)
+
     def with_owners(self, idents: frozenset[str]) -> frozenset[str]:
-        """These ids, and of those that are of sessions the connections that have them now, perhaps since a moment."""
-        found = [session for ident in idents if (session := self._all.get(ident)) is not None]
+        """These ids, and those of the connections that have their sessions now, perhaps since a moment."""
+        found = [session for ident in idents if (session := self.find(ident)) is not None]
         return idents.union([session.owner.id for session in found if session.owner is not None])
 
     def begin(self, conn: Connection) -> str:
         """Make a session for a connection; its token."""
         fresh = token(32)
-        session = Session(token(16), conn.identity.user, conn, {conn.id: conn}, (_digest(fresh),), conn)
-        self._all[session.id] = self._of_digest[session.digests[0]] = session
+        session = Session(token(16), conn.identity.user, conn, {conn.id: conn}, (_digest(fresh),), (conn.id,), conn)
+        self._all[session.id] = self._of_digest[session.digests[0]] = self._of_connection[conn.id] = session
         conn._session = session
         return fresh
 
@@ -140,10 +155,18 @@ class Sessions:
         fresh = token(32)
         session.digests = (digest, _digest(fresh))
         self._of_digest[session.digests[1]] = session
+        self._note(session, conn.id)
         conn._session = session
         conn.restored = True
         self._counters.sessions_restored += 1
         return fresh
+
+    def _note(self, session: Session, ident: str) -> None:
+        known = (*session.known_by, ident)
+        for old in known[:-_KNOWN_BY]:
+            del self._of_connection[old]
+        session.known_by = known[-_KNOWN_BY:]
+        self._of_connection[ident] = session
 
     def _may_have(self, conn: Connection, session: Session) -> bool:
         away = session.owner is None
@@ -191,6 +214,8 @@ class Sessions:
         self._kept.pop(session.id, None)
         for digest in session.digests:
             del self._of_digest[digest]
+        for ident in session.known_by:
+            del self._of_connection[ident]
         if session.began:
             self._counters.sessions_expired += 1
 

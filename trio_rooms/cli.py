@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import ipaddress
 import logging
 import os
 import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import urlsplit
+
+import attrs
 
 import trio_rooms
 from trio_rooms import Manager, Server
@@ -93,6 +96,15 @@ def make_parser() -> argparse.ArgumentParser:
         help='origin of pages that may connect, such as https://app.example.com or https://*.example.com, or "any"; '
         "may be repeated (default: the origin that the server itself is reached at)",
     )
+    serve.add_argument(
+        "--trusted-proxy",
+        metavar="NETWORK",
+        type=proxy,
+        action="append",
+        default=[],
+        help="address or network of a proxy of yours, such as 10.0.0.0/8, whose X-Forwarded-For is believed, besides "
+        'those of the manager\'s Config; or "unix", for whoever connects to the Unix socket; may be repeated',
+    )
     serve.set_defaults(command=run_serve)
     return parser
 
@@ -120,7 +132,11 @@ def run_serve(options: argparse.Namespace) -> None:
         origins = "same"
     elif "any" in origins:
         origins = None
-    run(load_manager(options.spec), options, path=options.path, allowed_origins=origins, announce=announce)
+    manager = load_manager(options.spec)
+    if options.trusted_proxy:
+        trusted = (*manager.config.trusted_proxies, *options.trusted_proxy)
+        manager.config = attrs.evolve(manager.config, trusted_proxies=trusted)
+    run(manager, options, path=options.path, allowed_origins=origins, announce=announce)
 
 
 def run(
@@ -234,6 +250,14 @@ def port_number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"not a port (0 to 65535): {text!r}")
     return int(text)
+
+
+def proxy(text: str) -> str:
+    """An address, a network, or "unix"."""
+    try:
+        return text if text == "unix" else str(ipaddress.ip_network(text))
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"not a network such as 10.0.0.0/8: {exc}") from None
 
 
 def url_path(text: str) -> str:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-import attrs
+from typing import Any
 
-from trio_rooms import Publication, Report
+import attrs
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_rooms import Position, Publication, Report
 from trio_rooms._wire.frames import Frame, make_frame
+
+reports = st.builds(
+    Report,
+    st.booleans(),
+    st.integers(0, 2),
+    position=st.none() | st.builds(Position, st.integers(1, 2), st.just("e")),
+    duplicate=st.booleans(),
+    written=st.none() | st.integers(0, 2),
+)
 
 
 @attrs.define(eq=False)
@@ -50,3 +65,40 @@ def test_reports_add_up() -> None:
     total = Report(True, 1, 2, 3, 4) + Report(True, 10, 20, 30, 40)
     assert total == Report(True, 11, 22, 33, 44)
     assert not (Report(True, 1) + Report()).final
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "expected"),
+    [
+        ("written", [1, 2], 3),
+        ("written", [None, 2], None),
+        ("written", [2, None], None),
+        ("written", [None, None], None),
+        ("duplicate", [False, True], True),
+        ("duplicate", [True, False], True),
+        ("duplicate", [False, False], False),
+        ("position", [Position(1, "e"), Position(2, "e")], None),
+        ("position", [Position(1, "e"), None], None),
+        ("position", [Position(1, "e"), Position(1, "e")], Position(1, "e")),
+    ],
+)
+def test_what_reports_say_beyond_numbers(field: str, values: list[Any], expected: object) -> None:
+    """A sum says what is true of all; ``written`` as far as it is known of whatever was enqueued."""
+    one, other = (Report(True, 3, **{field: value}) for value in values)
+    assert one + other == msgspec.structs.replace(Report(True, 6), **{field: expected})
+
+
+@pytest.mark.parametrize("written", [None, 0, 2])
+def test_reports_are_added_to_an_empty_one(written: int | None) -> None:
+    """Where nothing was enqueued, nothing is to be written."""
+    one = Report(True, 2, written=written)
+    assert Report(final=True) + one == one + Report(final=True) == one
+    assert (one + Report(True, dropped=1)).written == written
+
+
+@given(st.lists(reports, min_size=3, max_size=3))
+def test_in_whatever_order_they_are_added(three: list[Report]) -> None:
+    """It does not matter which are added first."""
+    one, two, three_ = three
+    assert (one + two) + three_ == one + (two + three_)
+    assert one + two == two + one

@@ -61,6 +61,23 @@ def test_membership_begins_only_on_a_reserved_place() -> None:
     assert roster.empty
 
 
+def test_who_has_a_place_reserved() -> None:
+    """Those whose joins are under way, in the order in which they came; nobody who is in, was refused or gave it up."""
+    roster = roster_of("member", capacity=6)
+    names = ["e", "a", "d", "b", "c"]
+    assert [roster.reserve(name) for name in [*names, "late"]] == [True] * 5 + [False]
+    assert list(roster.reserved) == names
+    assert begin(roster, "a")
+    assert roster.remove("d")
+    assert not roster.remove("d")
+    assert not begin(roster, "d")
+    assert list(roster.reserved) == ["e", "b", "c"]
+    assert roster.remove("a")
+    assert roster.reserve("a")
+    assert list(roster.reserved) == ["e", "b", "c", "a"]
+    assert list(roster.members) == ["member"]
+
+
 def test_remove() -> None:
     """Removing says whether there was something to remove, and does so once."""
     roster = roster_of("a")

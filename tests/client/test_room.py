@@ -586,6 +586,34 @@ async def test_session_with_a_room_that_was_left_and_joined(autojump_clock: Mock
         assert (await asked.result()).joined
 
 
+@pytest.mark.parametrize("lost", [0, 2])
+async def test_a_room_that_the_welcome_does_not_name(lost: int, autojump_clock: MockClock) -> None:
+    """It is not joined, though the client was in it and the session is restored: it is joined anew, from its position.
+
+    The welcome that said that its join failed may have been lost, and so often.
+    """
+    async with connected() as (client, server, conn, nursery):
+        await conn.welcome(session="t1", restored=False)
+        room = await join(client, conn, nursery, epoch="e", offset=7)
+        await conn.cut()
+        for _ in range(lost):
+            conn = await server.next()
+            await conn.accept()
+            await conn.cut()
+        conn = await server.next()
+        await conn.accept()
+        await conn.welcome(session="t2", restored=True, rooms={})
+        asked = await conn.expect("$join", {"room": "a", "since": {"epoch": "e", "offset": 7}})
+        assert (client.restored, room.joined) == (True, False)
+        await conn.send({"room": "a", "offset": 8, "data": "of an earlier membership"})
+        publications = [{"offset": 8, "data": "missed"}]
+        await conn.reply(
+            asked, {"room": "a", "epoch": "e", "offset": 8, "recovered": True, "publications": publications}
+        )
+        assert await room.receive() == Event("a", "missed", at(8))
+        assert room.joined
+
+
 # Presence
 
 

@@ -201,7 +201,7 @@ MUTATIONS: dict[str, Rewrite] = {
     ),
     "who was excluded gets it with the next connection": Rewrite(
         "_connection.py",
-        " or (self._session is not None and self._session.id in exclude)\n",
+        " or (self._session is not None and self._session.is_among(exclude))\n",
         "\n",
     ),
     "the rooms of a session recover without their positions": Rewrite(

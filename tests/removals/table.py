@@ -162,6 +162,7 @@ REMOVALS: dict[str, Edit] = {
     "trio-rooms --no-tune-gc": Unparsed(),
     "trio-rooms --path": Unparsed(),
     "trio-rooms --allow-origin": Unparsed(),
+    "trio-rooms --trusted-proxy": Unparsed(),
 }
 
 #: Test files that are to be run first, where the name alone leads elsewhere. Tables of frames are made when a file is

@@ -43,6 +43,10 @@ class Report(msgspec.Struct, frozen=True, gc=False):
     ``enqueued + dropped + closed`` = members less excluded, and less those who have it of the history already, with
     which they joined a moment ago. It says nothing about receipt: enqueued means
     that the outbox took it.
+
+    Reports can be added: the numbers of the sum are the sums, and it is final if all are. ``written`` is None if for
+    one of those that enqueued something it is. A sum is a duplicate if one of them is, whose numbers are then those of
+    an earlier publication. It has no position, but where all have the same.
     """
 
     final: bool = False
@@ -71,7 +75,17 @@ class Report(msgspec.Struct, frozen=True, gc=False):
             dropped=self.dropped + other.dropped,
             closed=self.closed + other.closed,
             displaced=self.displaced + other.displaced,
+            position=self.position if self.position == other.position else None,
+            duplicate=self.duplicate or other.duplicate,
+            written=_sum_of_written(self, other),
         )
+
+
+def _sum_of_written(*reports: Report) -> int | None:
+    if any(report.written is None and report.enqueued for report in reports):
+        return None
+    known = [report.written for report in reports if report.written is not None]
+    return sum(known) if known else None
 
 
 class Publication(msgspec.Struct, eq=False, gc=False):

@@ -19,7 +19,7 @@ from typing import Protocol
 import trio
 
 # So many writes of some microseconds each are made between two checkpoints, each of which costs as much as several of
-# them: with half as many writes a delivery in an idle room would cost a twentieth more, and nobody wait noticeably less.
+# them. With half as many a delivery in an idle room costs some hundredths more, and nobody waits noticeably less.
 _SLICE = 128
 
 
