@@ -6,7 +6,7 @@ The bot is in the same room as everybody else, by way of a connection of its own
     < {"id": 1, "data": "welcome"}
     > {"action": "say", "data": "rooms over WebSocket"}
     < {"from": "8ZFc…", "text": "rooms over WebSocket"}
-    < {"from": "8ZFc…", "text": "3 words"}
+    < {"from": "bot", "text": "3 words"}
 
 ``--connect ws://127.0.0.1:8080/ws`` runs a bot alone, for a server that is elsewhere. Stop that server and start it
 anew: the bot is there again. Ctrl-C and SIGTERM stop either.
@@ -25,6 +25,7 @@ from trio_rooms import Connection, Manager, serve_rooms
 from trio_rooms.client import Gap, NotConfirmed, RoomsClient, open_rooms
 
 ROOM = "chat"
+BOT = "bot"
 
 manager = Manager()
 
@@ -49,19 +50,25 @@ def say(conn: Connection, text: str) -> None:
     manager.broadcast_to_room(ROOM, {"from": conn.id, "text": text})
 
 
+@manager.on("answer")
+def answer_as_bot(conn: Connection, text: str) -> None:
+    manager.broadcast_to_room(ROOM, {"from": BOT, "text": text})
+
+
 async def run_bot(url: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     async with open_rooms(url) as client, client.room(ROOM) as room:
         task_status.started()
         async for event in room:
             if isinstance(event, Gap):
                 continue  # it was away for too long: whoever keeps a state loads it anew here
-            if event.data["from"] != client.connection_id:
+            # By a name, which it has on each connection: it may be told of its own answer by the one after that.
+            if event.data["from"] != BOT:
                 await answer(client, f"{len(event.data['text'].split())} words")
 
 
 async def answer(client: RoomsClient, text: str) -> None:
     with contextlib.suppress(NotConfirmed):  # said or not: the connection was lost before the server could tell
-        await client.request("say", text)
+        await client.request("answer", text)
 
 
 async def serve(port: int) -> None:

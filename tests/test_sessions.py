@@ -565,9 +565,9 @@ async def test_an_exclusion_is_of_the_session_too(autojump_clock: MockClock) -> 
         found = await visit(memory)
         node = memory.server._node
         ids = {found.conn.id, found.conn.session_id}
-        assert node.publication(("a",), 1, exclude=[found.conn]).exclude == ids
-        assert node.publication(("a",), 1, exclude=[found.conn.id, "gone"]).exclude == {*ids, "gone"}
-        assert node.publication(("a",), 1).exclude == frozenset()
+        assert node.publications.make(("a",), 1, exclude=[found.conn]).exclude == ids
+        assert node.publications.make(("a",), 1, exclude=[found.conn.id, "gone"]).exclude == {*ids, "gone"}
+        assert node.publications.make(("a",), 1).exclude == frozenset()
         await found.client.aclose()
 
 

@@ -578,7 +578,7 @@ async def test_what_comes_twice(autojump_clock: MockClock) -> None:
     manager = with_history()
     async with hall(manager) as served, manager.subscribe("r") as events:
         node = served.server._node
-        publication = node.publication(("r",), 1)
+        publication = node.publications.make(("r",), 1)
         position = (await node.carrier.publish(publication, "queued")).position
         node.deliver(publication, position)
         await manager.publish("r", 2)

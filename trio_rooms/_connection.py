@@ -209,10 +209,10 @@ class Connection(FromRequest, Restorable, Sending, GoNames):
         """
         if in_handler():
             raise UsageError("read_json inside a handler waits for what waits for the handler; use manager.session")
-        if self._dispatcher.for_session is None:
+        if self._dispatcher.session is None:
             raise UsageError("read_json needs a function registered with manager.session")
         try:
-            message = await self._dispatcher.for_session.receive()
+            message = await self._dispatcher.session.messages.receive()
         except trio.EndOfChannel:
             raise ConnectionGone("the connection has ended") from None
         whole: Any = message.decode_whole(type)

@@ -26,7 +26,7 @@ import trio
 
 from ._answers import Answers, Failure, HookFailed, name_of
 from ._asks import take_answer
-from ._boundary import is_awaitable, own_cancellations_only, refuse_stray, says_only_gone
+from ._boundary import is_awaitable, refuse_stray
 from ._builtins import AT_ONCE, IN_TURN, room_to_join
 from ._context import enter_handler
 from ._errors import (
@@ -35,20 +35,19 @@ from ._errors import (
     Busy,
     DeadlineExceeded,
     DuplicateId,
-    InternalError,
     RequestCancelled,
     UnknownAction,
 )
 from ._first_wait import watched
 from ._messages.envelope import Malformed, Message, is_of_ours
-from ._messages.requests import ANSWERED, Inbox, Request, send
+from ._messages.requests import ANSWERED, Inbox, Request
 from ._messages.router import Handler
 from ._onion import Context
+from ._session_function import SessionFunction
 from ._wire.transport import TransportClosed
 
 if TYPE_CHECKING:
     from ._connection import Connection
-    from ._registry import Session
 
 
 @attrs.frozen
@@ -68,13 +67,11 @@ class Dispatcher:
         "_limits",
         "_node",
         "_onion",
-        "_session_runs",
         "_straight",
-        "_to_session",
         "_waited",
-        "for_session",
         "in_flight",
         "inbox",
+        "session",
     )
 
     def __init__(self, conn: Connection) -> None:
@@ -89,12 +86,8 @@ class Dispatcher:
         # Whether what had its turn last had to wait. At first that is not known, and most begin with a join.
         self._waited = True
         self._idle: trio.lowlevel.ParkingLot | None = None
-        self._session_runs = False
-        self._to_session: trio.MemorySendChannel[Message] | None = None
-        self.for_session: trio.MemoryReceiveChannel[Message] | None = None
-        if self._node.registry.session is not None:
-            channels = trio.open_memory_channel[Message](self._limits.session_messages)
-            self._to_session, self.for_session = channels
+        session = self._node.registry.session
+        self.session: SessionFunction | None = None if session is None else SessionFunction(conn, session)
 
     # The reader's side
 
@@ -134,7 +127,7 @@ class Dispatcher:
         if request.handler is None:
             if action == "$join":
                 request.joins = room_to_join(self, request)
-            elif action == "$cancel" or self._is_for_session(request):
+            elif action == "$cancel" or (self.session is not None and self.session.takes(request)):
                 return request  # which is never answered
         try:
             self.in_flight.add(request)
@@ -142,19 +135,13 @@ class Dispatcher:
             return Request(None, message.id, exc)
         return request
 
-    def _is_for_session(self, request: Request) -> bool:
-        if self._to_session is None or request.handler is not None or request.message is None:
-            return False
-        return not (request.message.action or "").startswith("$")
-
     # The connection's task
 
     async def run(self) -> None:
         """Dispatch until the inbox is closed and empty, and every handler has ended."""
-        session = self._node.registry.session
+        session = self.session
         if session is not None:
-            self._session_runs = True
-            self._conn._start_task(self._run_session, session)
+            session.start(self._wake_idle)
             enter_handler(True)  # this task runs nothing else until the end, and those that it starts inherit it
         try:
             # The loop stands here because a coroutine more would stay for the connection's life.
@@ -166,9 +153,9 @@ class Dispatcher:
         finally:
             if session is not None:
                 enter_handler(False)
-        if self._to_session is not None:
-            self._to_session.close()
-        while self.in_flight.concurrent or self._session_runs:
+        if session is not None:
+            session.close()
+        while self.in_flight.concurrent or (session is not None and session.runs):
             self._idle = trio.lowlevel.ParkingLot()
             await self._idle.park()
 
@@ -260,8 +247,8 @@ class Dispatcher:
     async def _without_handler(self, request: Request, message: Message) -> None:
         if message.action in AT_ONCE:
             await AT_ONCE[message.action](self, request)
-        elif self._to_session is not None and self._is_for_session(request):
-            await send(self._to_session, message, on_full=partial(self._node.counters.limit, "session_messages"))
+        elif self.session is not None and self.session.takes(request):
+            await self.session.put(message)
         elif message.action is None:
             await self.in_flight.tell(request, BadMessage("neither action nor type"))
         else:
@@ -365,26 +352,6 @@ class Dispatcher:
     def describe(self) -> str:
         """What is in flight, for the log."""
         return f"actions {sorted(name_of(request) for request in self.in_flight)}"
-
-    async def _run_session(self, session: Session) -> None:
-        try:
-            with own_cancellations_only():
-                await session(self._conn)
-        except InternalError:
-            self._conn.close(1011, "internal error")  # a hook of a join that it made; reported there
-        except ActionError as exc:
-            self._conn.close(4500, exc.code)
-        except Exception as exc:
-            # At the end read_json raises ConnectionGone; at any other time that is about another connection.
-            if not (self._conn._taking_no_more and says_only_gone(exc)):
-                await self._node.errors.report(self._conn, exc, "session")
-                self._conn.close(1011, "internal error")
-        else:
-            if not self._conn._taking_no_more:  # or the drain would end with this code instead of its own
-                self._conn.close(1000)
-        finally:
-            self._session_runs = False
-            self._wake_idle()
 
     def _wake_idle(self) -> None:
         if self._idle is not None:

@@ -9,33 +9,31 @@ from __future__ import annotations
 
 import contextvars
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
-from ._carrier import Carrier, checked_key
+from ._carrier import Carrier
 from ._chance import generator
 from ._config import Config
 from ._counters import Counters
 from ._errors import (
     BadRoom,
     InternalError,
-    MessageTooLarge,
     RoomNotFound,
     TooManyRooms,
     UnrecoverablePosition,
     UsageError,
 )
 from ._expiry import Expiry
-from ._formats import packed
 from ._grace import Grace
 from ._hooks import ErrorReporter, Logger
-from ._messages.codec import encode
 from ._messages.requests import Bound
 from ._onion import compose
+from ._publications import Publications
 from ._room import Room
 from ._room_options import Keep, RoomOptions
 from ._rooms.history import Position, Slice
@@ -46,7 +44,6 @@ from ._sessions import Sessions
 from ._subscription import Subscriptions
 from ._wire.fanout import FanOut, Outcome
 from ._wire.flusher import Flusher
-from ._wire.frames import OVERHEAD
 from ._wire.outbox import Outbox
 from .brokers.base import Broker
 from .brokers.memory import MemoryBroker
@@ -55,15 +52,8 @@ if TYPE_CHECKING:
     from ._connection import Connection
     from ._registry import CallNext, Registry
 
-# The longest header of a frame plus what an envelope adds besides the room's name.
-_ENVELOPE = 64
-
 # Brokers count in 64 bits.
 _MAX_OFFSET = 2**63 - 1
-
-# MessagePack is at most so many times as long as JSON: "0.0," are nine bytes there.
-_GROWTH = 3
-
 
 _NOBODY: frozenset[str] = frozenset()
 
@@ -105,8 +95,8 @@ class Node:
     call_handler: CallNext = attrs.field(init=False)
     inbox_bound: Bound = attrs.field(init=False)
     fan_out: FanOut = attrs.field(init=False)
-    _small: int = attrs.field(init=False)
-    """Data of so many bytes fit into an outbox whatever the names of the rooms and the formats are."""
+    publications: Publications = attrs.field(init=False)
+    """Makes them."""
     keeps_history: bool = attrs.field(init=False)
     """Whether there may be a room with history."""
     delivers_at_once: bool = attrs.field(init=False)
@@ -121,13 +111,12 @@ class Node:
             self.sessions = Sessions(window=window, most=most, counters=self.counters)
             self.expiry = Expiry(self, self.sessions)
         self.call_handler = compose(self.registry.middleware)
-        largest = self.config.limits.outbox_bytes - _around(self.config.limits.max_room_name_bytes)
-        self._small = largest // _GROWTH
         self.carrier = Carrier(self.broker)
         self.keeps_history = self.registry.patterns.keeps_history
         if self.keeps_history and "history" not in self.broker.supports:
             raise UsageError(f"there are rooms with history, which {type(self.broker).__name__} does not support")
         self.delivers_at_once = type(self.broker) is MemoryBroker  # one that is derived from it may take its time
+        self.publications = Publications(self)
         self.fan_out = FanOut(
             self.flusher,
             max_messages=self.config.limits.outbox_messages,
@@ -190,68 +179,6 @@ class Node:
                 if problem is not None:
                     raise BadRoom(problem)
         return rooms
-
-    def publication(
-        self,
-        rooms: tuple[str, ...],
-        event: object,
-        *,
-        exclude: Iterable[Connection | str] = (),
-        key: str | None = None,
-        action: str | None = None,
-        idempotency_key: str | None = None,
-        skip_history: bool = False,
-    ) -> Publication:
-        """Encode an event once, for rooms whose names are good.
-
-        Raises :exc:`EncodingError`, :exc:`MessageTooLarge`, :exc:`UsageError`.
-        """
-        if isinstance(exclude, str):
-            raise UsageError("exclude takes connections or ids, in an iterable")
-        excluded = self._excluded(exclude) if exclude else _NOBODY
-        publication = Publication(rooms, encode(event), excluded, key, action, event=event)
-        if idempotency_key is not None:
-            publication.idempotency_key = checked_key(idempotency_key)
-        if self.keeps_history and not skip_history:
-            publication.keep = self._keep(rooms)
-        if not self.delivers_at_once or publication.keep is not None:
-            packed(publication)
-        if len(publication.data) > self._small or action is not None:
-            self._check_size(publication)
-        return publication
-
-    def _excluded(self, exclude: Iterable[Connection | str]) -> frozenset[str]:
-        """Ids of connections, and of their sessions: who comes back must not be brought it either."""
-        exclude = tuple(exclude)
-        idents = [one if isinstance(one, str) else one.id for one in exclude]
-        if self.sessions is not None:
-            found = [self.sessions.find(one) if isinstance(one, str) else one._session for one in exclude]
-            idents += [session.id for session in found if session is not None]
-        return frozenset(idents)
-
-    def _check_size(self, publication: Publication) -> None:
-        names = (*publication.rooms, publication.action or "")
-        largest = self.config.limits.outbox_bytes - _around(max(len(name.encode()) for name in names))
-        size = len(publication.data)
-        if size <= largest < size * _GROWTH:
-            size = len(packed(publication))
-        if size > largest:
-            raise MessageTooLarge(f"an event of {size} bytes is larger than an outbox")
-
-    def _keep(self, rooms: tuple[str, ...]) -> Keep | None:
-        """What of a publication to these rooms is to be kept. Raises :exc:`UsageError` if it cannot be."""
-        if len(rooms) == 1:
-            return self._keep_of(rooms[0])
-        if any(self._keep_of(room) is not None for room in rooms):
-            raise UsageError("what is published to several rooms is not kept, and one of these has a history")
-        return None
-
-    def _keep_of(self, name: str) -> Keep | None:
-        room = self.rooms.get(name)
-        if room is not None:
-            return room._keep
-        options = self.registry.patterns.match(name)
-        return None if options is None else options.keep
 
     async def history(self, name: str, *, limit: int | None, since: Position | None, reverse: bool) -> Slice:
         """Read the history of a room, open or not. Raises as :meth:`Room.history`, and :exc:`BadRoom`."""
@@ -362,11 +289,6 @@ class Node:
             part.overflow = self.rooms[name].options.overflow
             outcome += self.fan_out.put_all(part, outboxes)
         return outcome
-
-
-def _around(name_bytes: int) -> int:
-    """The most that an outbox is charged for an event beyond its data. JSON escapes names, at most sixfold."""
-    return 6 * name_bytes + _ENVELOPE + OVERHEAD
 
 
 _DEFAULT_OPTIONS = RoomOptions()

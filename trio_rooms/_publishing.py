@@ -37,7 +37,7 @@ class Publishing:
     ) -> Report:
         """As :meth:`Room.publish`, and the room need not exist here. Raises :exc:`BadRoom`, too."""
         node = self._node
-        publication = node.publication(
+        publication = node.publications.make(
             node.checked((room,)),
             event,
             exclude=exclude,
@@ -163,4 +163,4 @@ class Publishing:
 
     def _publish(self, rooms: tuple[str, ...], event: object, **options: Any) -> Report:
         node = self._node
-        return node.carrier.publish_nowait(node.publication(node.checked(rooms), event, **options))
+        return node.carrier.publish_nowait(node.publications.make(node.checked(rooms), event, **options))

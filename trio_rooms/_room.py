@@ -99,7 +99,7 @@ class Room:
         Options and exceptions are those of :meth:`publish_nowait`, without BrokerBusy; and :exc:`NotServing`. Always
         a checkpoint.
         """
-        publication = self._node.publication(
+        publication = self._node.publications.make(
             self._target,
             event,
             exclude=exclude,
@@ -136,7 +136,7 @@ class Room:
         Raises :exc:`BrokerBusy` (nothing was sent), :exc:`EncodingError`, :exc:`MessageTooLarge`, :exc:`UsageError`.
         """
         return self._node.carrier.publish_nowait(
-            self._node.publication(
+            self._node.publications.make(
                 self._target,
                 event,
                 exclude=exclude,

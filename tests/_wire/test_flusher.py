@@ -16,6 +16,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from trio_rooms._wire.flusher import Flusher
 
+#: So many are flushed between two checkpoints.
+SLICE = 128
+
 
 @attrs.define(eq=False)
 class FakeOutbox:
@@ -97,13 +100,13 @@ async def test_it_sleeps_again() -> None:
 
 
 async def test_slices() -> None:
-    """A publication to a large room is written in slices of 64, between which everybody else has a turn."""
+    """A publication to a large room is written in slices, between which everybody else has a turn."""
     log: list[Any] = []
     flusher = Flusher()
     async with running(flusher, log):
         mark_all(flusher, [FakeOutbox(number, log) for number in range(1000)])
         await wait_all_tasks_blocked()
-    assert slices(log) == [64] * 15 + [1000 - 15 * 64]
+    assert slices(log) == [SLICE] * 7 + [1000 - 7 * SLICE]
     assert [entry for entry in log if entry != "|"] == list(range(1000))
 
 
@@ -115,11 +118,11 @@ async def test_slices_of_ones() -> None:
         for number in range(600):
             flusher.mark(FakeOutbox(number, log))
         await wait_all_tasks_blocked()
-    assert slices(log) == [64] * 9 + [600 - 9 * 64]
+    assert slices(log) == [SLICE] * 4 + [600 - 4 * SLICE]
 
 
 async def test_small_rooms_share_a_slice() -> None:
-    """Publications to many small rooms cost no checkpoint each: a slice is full when 64 were flushed."""
+    """Publications to many small rooms cost no checkpoint each: a slice is full when that many were flushed."""
     log: list[Any] = []
     flusher = Flusher()
     sizes = [1] * 200 + [3] * 100 + [300, 0, 1]
@@ -127,7 +130,7 @@ async def test_small_rooms_share_a_slice() -> None:
         for room, size in enumerate(sizes):
             mark_all(flusher, [FakeOutbox((room, number), log) for number in range(size)])
         await wait_all_tasks_blocked()
-    assert slices(log) == [64] * 12 + [sum(sizes) - 12 * 64]
+    assert slices(log) == [SLICE] * 6 + [sum(sizes) - 6 * SLICE]
     assert [entry for entry in log if entry != "|"] == [
         (room, number) for room, size in enumerate(sizes) for number in range(size)
     ]
@@ -144,7 +147,7 @@ async def test_ones_go_first() -> None:
         flusher.mark(FakeOutbox("first", log))
         await wait_all_tasks_blocked()
     assert log.index("first") == 0
-    assert log.index("reply") == 1 + 64
+    assert log.index("reply") == 1 + SLICE
     assert len(log) == 602
 
 
@@ -271,4 +274,4 @@ async def test_everyone_once_and_in_order(steps: list[Any]) -> None:
     flushed = [entry for entry in log if entry != "|"]
     for kind, names in marked.items():
         assert [entry for entry in flushed if entry[0] == kind] == names
-    assert max(slices(log), default=0) <= 2 * 64
+    assert max(slices(log), default=0) <= 2 * SLICE

@@ -89,10 +89,11 @@ async def test_drain(autojump_clock: MockClock) -> None:
         assert server.attempts[-1] - before < 1
 
 
-async def test_drain_in_a_thousand_years(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("delay", [1e16, 10**400], ids=["float", "int"])
+async def test_drain_in_a_thousand_years(autojump_clock: MockClock, delay: float) -> None:
     """What the server asks for is bounded."""
     async with connected() as (_, server, conn, _):
-        await conn.send({"action": "$drain", "data": {"reconnect_in_ms": 1e16}})
+        await conn.send({"action": "$drain", "data": {"reconnect_in_ms": delay}})
         await conn.close(1012)
         before = trio.current_time()
         await server.accept()
@@ -241,7 +242,11 @@ async def test_a_server_that_speaks_no_v1(autojump_clock: MockClock) -> None:
     [
         ([1], 1002),
         ({"action": 1}, 1002),
+        ({"action": "x", "id": 1.5}, 1002),
         ({"action": "$closed"}, 1002),
+        ({"action": "$closed", "data": {"room": []}}, 1002),
+        ({"action": "$presence", "room": {}, "data": {"users": {}}}, 1002),
+        ({"room": ["a"], "data": 1}, 1002),
         ({"room": "a", "data": "x" * 2_000}, 1009),
     ],
 )
@@ -300,6 +305,51 @@ async def test_close_timeout(autojump_clock: MockClock) -> None:
     assert trio.current_time() - before == pytest.approx(3)
 
 
+async def test_asking_while_it_closes() -> None:
+    """Who asks while the block is left is told at once, however long the server takes for its close frame."""
+    # In real time: a client that asked itself again and again would not let the virtual clock go on.
+    server, done = FakeServer(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        async with open_rooms(URL, connect=server.connect) as client:
+            conn = await server.accept()
+            await client.wait_open()
+
+            async def ask() -> None:
+                await client.wait_ended()
+                for call in (client.request, client.send, client.join):
+                    with pytest.raises(ClientEnded):
+                        await call("x")
+                done.set()
+
+            async def answer() -> None:
+                await done.wait()
+                assert await conn.expect_close() == 1000
+
+            nursery.start_soon(ask)
+            nursery.start_soon(answer)
+        assert done.is_set()
+
+
+async def test_welcomed_too_late(autojump_clock: MockClock) -> None:
+    """A client that has ended stays so, whatever the server says before it closes."""
+    server = FakeServer()
+    async with trio.open_nursery() as nursery:
+        async with open_rooms(URL, connect=server.connect) as client:
+            conn = await server.next()
+            await conn.accept()
+
+            async def welcome() -> None:
+                await trio.sleep(1)
+                await conn.welcome()
+                await conn.send({"action": "$drain", "data": {"reconnect_in_ms": 1}})
+                await conn.expect_close()
+
+            nursery.start_soon(welcome)
+        assert client.state == "ended"
+        with pytest.raises(ClientEnded):
+            await client.wait_open()
+
+
 async def test_leaving_while_nobody_is_there(autojump_clock: MockClock) -> None:
     """Without a connection there is nothing to wait for."""
     server = FakeServer()
@@ -343,11 +393,22 @@ async def test_a_cut_anywhere(autojump_clock: MockClock) -> None:
         await client.wait_open()
 
 
-@pytest.mark.parametrize("url", ["http://x/ws", "ws:///ws", "x", "ws://x/ws#y"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://x/ws", "ws:///ws", "x", "ws://x/ws#y", "ws://x/ü", "ws://x/a b", f"ws://{'x' * 64}/ws", "ws://x:99999/"],
+)
 async def test_urls(url: str) -> None:
     """What is no URL of a WebSocket is an error at once."""
     with pytest.raises(ValueError, match="URL"):
         async with open_rooms(url):
+            raise AssertionError
+
+
+@pytest.mark.parametrize("header", [("X", "€"), ("X", "a\r\nY: b"), ("X Y", "a"), ("", "a")])
+async def test_headers(header: tuple[str, str]) -> None:
+    """So is what cannot be a header."""
+    with pytest.raises(ValueError, match="header"):
+        async with open_rooms(URL, headers=[header]):
             raise AssertionError
 
 

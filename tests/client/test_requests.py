@@ -318,6 +318,47 @@ async def test_the_queue_is_bounded(autojump_clock: MockClock) -> None:
         assert "does not read" in str(client.trouble)
 
 
+async def test_a_place_that_is_given_back(autojump_clock: MockClock) -> None:
+    """A request that is cancelled before it was written makes way for a sender, though nothing is written."""
+    server, gates = FakeServer(), []
+
+    async def connect() -> trio.abc.Stream:
+        stream = await server.connect()
+        assert isinstance(stream, trio.StapledStream)
+        gates.append(Gate(stream.send_stream))
+        return trio.StapledStream(gates[-1], stream.receive_stream)
+
+    config = ClientConfig(send_messages=1, write_timeout=1_000, ping_interval=1_000)
+    async with open_rooms("ws://test/ws", connect=connect, config=config) as client, trio.open_nursery() as nursery:
+        conn = await server.accept()
+        await client.wait_open()
+        gates[0].close_gate()
+        await client.send("first")
+        await wait_all_tasks_blocked()
+        second = Started(nursery, client.request, "second")
+        await wait_all_tasks_blocked()
+        third = Started(nursery, client.send, "third")
+        await wait_all_tasks_blocked()
+        assert not third.done
+        second.scope.cancel()
+        await wait_all_tasks_blocked()
+        assert third.done
+        gates[0]._open.set()
+        await conn.expect("first")
+        await conn.expect("third")
+
+
+async def test_many_that_are_cancelled_at_once(autojump_clock: MockClock) -> None:
+    """The bound is for what the server can make us say: more is said of the program's own, and the connection stays."""
+    config = ClientConfig(send_messages=2, ping_interval=1_000)
+    async with connected(config=config) as (client, _, conn, nursery):
+        asked = [Started(nursery, client.request, "wait") for _ in range(10)]
+        idents = [(await conn.expect("wait"))["id"] for _ in asked]
+        for one in asked:
+            one.scope.cancel()
+        assert sorted([(await conn.expect("$cancel"))["data"]["id"] for _ in asked]) == sorted(idents)
+
+
 # What the server asks
 
 
@@ -417,6 +458,23 @@ async def test_a_handler_may_ask(autojump_clock: MockClock) -> None:
         assert await conn.receive() == {"id": 1, "data": "kitchen"}
 
 
+async def test_a_handler_that_asks_when_the_connection_is_lost(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is cancelled, as any that the server waits for: that is no failure of the program's."""
+    async with connected() as (client, server, conn, _):
+
+        @client.on("ask")
+        async def ask(data: object) -> object:
+            return await client.request("more")
+
+        await conn.send({"action": "ask", "id": "s1"})
+        await conn.expect("more")
+        await conn.cut()
+        await server.accept()
+        assert not caplog.records
+
+
 async def test_messages(autojump_clock: MockClock) -> None:
     """What has a handler goes to it; the rest is received, in order."""
     heard = []
@@ -429,6 +487,30 @@ async def test_messages(autojump_clock: MockClock) -> None:
         assert await client.receive() == Direct(None, 2)
         assert await client.receive() == Event("elsewhere", 3)
         assert heard == ["hello"]
+
+
+async def test_two_that_receive(autojump_clock: MockClock) -> None:
+    """Each message goes to one of them, and the end to both."""
+    server = FakeServer()
+    async with trio.open_nursery() as nursery:
+        async with open_rooms("ws://test/ws", connect=server.connect) as client:
+            conn = await server.accept()
+            both = []
+            for _ in range(2):
+                both.append(Started(nursery, client.receive))
+                await wait_all_tasks_blocked()
+            await conn.send({"data": 1})
+            await wait_all_tasks_blocked()
+            assert sorted(one.done for one in both) == [False, True]
+            await conn.send({"data": 2})
+            assert sorted([(await one.result()).data for one in both]) == [1, 2]
+            both = []
+            for _ in range(2):
+                both.append(Started(nursery, client.receive))
+                await wait_all_tasks_blocked()
+        for one in both:
+            with pytest.raises(ClientEnded):
+                await one.result()
 
 
 async def test_messages_that_nobody_receives(autojump_clock: MockClock) -> None:

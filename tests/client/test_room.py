@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from fake_server import Started, connected, join
-from trio_rooms import Position, UsageError
-from trio_rooms.client import ClientConfig, ClientEnded, Event, Gap, NotConfirmed, RequestFailed, RoomEnded
+from fake_server import FakeServer, Started, connected, join
+from trio_rooms import Connection, EncodingError, Manager, Position, UsageError
+from trio_rooms.client import (
+    ClientConfig,
+    ClientEnded,
+    Event,
+    Gap,
+    NotConfirmed,
+    RequestFailed,
+    RoomEnded,
+    open_rooms,
+)
+from trio_rooms.testing import serve_in_memory
 
 
 def at(offset: int, epoch: str = "e") -> Position:
@@ -122,6 +134,17 @@ async def test_markers(autojump_clock: MockClock) -> None:
         await conn.send({"room": "a", "offset": 4})
         await wait_all_tasks_blocked()
         assert room.position == at(4)
+
+
+async def test_position_beside_what_is_not_kept(autojump_clock: MockClock) -> None:
+    """An event that the room does not keep has no place, and does not take the room's position away."""
+    async with connected() as (client, _, conn, nursery):
+        room = await join(client, conn, nursery, epoch="e", offset=0)
+        for message in ({"data": 1, "offset": 1}, {"data": "not kept"}, {"data": 2, "offset": 2}):
+            await conn.send({"room": "a", **message})
+        await wait_all_tasks_blocked()
+        assert [await room.receive() for _ in range(2)] == [Event("a", 1, at(1)), Event("a", "not kept", None)]
+        assert room.position == at(1)
 
 
 async def test_refused(autojump_clock: MockClock) -> None:
@@ -257,6 +280,63 @@ async def test_join_survives_a_loss(autojump_clock: MockClock) -> None:
         assert await room.receive() == Event("a", 1)
 
 
+async def test_many_rooms(autojump_clock: MockClock) -> None:
+    """All are joined anew, also more of them than messages may wait."""
+    config = ClientConfig(send_messages=2, ping_interval=1_000)
+    async with connected(config=config) as (client, server, conn, nursery):
+        for number in range(10):
+            asked = Started(nursery, client.join, f"room {number}")
+            await conn.reply(await conn.expect("$join"), {"room": f"room {number}"})
+            await asked.result()
+        await conn.cut()
+        conn = await server.accept()
+        for number in range(10):
+            await conn.expect("$join", {"room": f"room {number}"})
+
+
+@pytest.mark.parametrize("action", ["$join", "enter"])
+async def test_data_that_cannot_be_encoded(autojump_clock: MockClock, action: str) -> None:
+    """Whoever joins with it is told, with a connection and without, and nobody else suffers."""
+    server = FakeServer()
+    async with open_rooms("ws://test/ws", connect=server.connect) as client, trio.open_nursery() as nursery:
+        with pytest.raises(EncodingError):
+            await client.join("a", object(), action=action)
+        conn = await server.accept()
+        with pytest.raises(EncodingError):
+            await client.join("a", object(), action=action)
+        with pytest.raises(EncodingError):
+            await client.join("\ud800", action=action)
+        await join(client, conn, nursery)
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+async def test_data_that_changes(autojump_clock: MockClock, form: Any) -> None:
+    """A room is asked for with the data that there were when the program did so, however late that is said."""
+    seen: list[Any] = []
+
+    async def authorize(conn: Connection, room: str, data: Any) -> bool:
+        seen.append(data)
+        return True
+
+    manager = Manager()
+    manager.room("*", authorize=authorize)
+    data = {"ticket": [1]}
+    async with serve_in_memory(manager) as memory, trio.open_nursery() as nursery:
+
+        async def connect() -> trio.abc.Stream:
+            await up.wait()
+            return memory.open_stream()
+
+        up = trio.Event()
+        async with open_rooms("ws://test/ws", connect=connect, format=form) as client:
+            asked = Started(nursery, client.join, "a", data)
+            await wait_all_tasks_blocked()
+            data["ticket"].append(2)
+            up.set()
+            await asked.result()
+    assert seen == [{"ticket": [1]}]
+
+
 async def test_ended(autojump_clock: MockClock) -> None:
     """The end of the client is the end of its rooms, and of joins that wait."""
     async with connected() as (client, _, conn, nursery):
@@ -323,6 +403,80 @@ async def test_joined_by_an_action(autojump_clock: MockClock) -> None:
         await conn.reply(await conn.expect("subscribe", {"room_id": "kitchen"}), {"status": "again"})
         assert await room.receive() == Gap("kitchen", "no history")
         assert room.data == {"status": "again"}
+
+
+async def test_ended_while_an_action_joins(autojump_clock: MockClock) -> None:
+    """What came before the reply does not stand for it: who joins is told of the end."""
+    async with connected() as (client, _, conn, nursery):
+        asked = Started(nursery, client.join, "a", action="enter")
+        await conn.expect("enter")
+        await conn.send({"room": "a", "data": 1})
+        await conn.close(4500, "enough")
+        with pytest.raises(ClientEnded, match="enough"):
+            await asked.result()
+
+
+async def test_offsets_of_an_unknown_stream(autojump_clock: MockClock) -> None:
+    """Who was not told the epoch has no position that it could go on from, or keep."""
+    async with connected() as (client, _, conn, nursery):
+        asked = Started(nursery, client.join, "a", action="enter")
+        await conn.reply(await conn.expect("enter"))
+        room = await asked.result()
+        await conn.send({"room": "a", "data": 1, "offset": 7})
+        assert await room.receive() == Event("a", 1, None)
+        assert room.position is None
+
+
+async def test_action_with_more_than_there_is_room_for(autojump_clock: MockClock) -> None:
+    """What comes before the reply may be too much, too: the room is there, is left, and joined anew behind a gap."""
+    async with connected(config=ClientConfig(buffer_messages=2)) as (client, _, conn, nursery):
+        asked = Started(nursery, client.join, "a", action="enter")
+        question = await conn.expect("enter")
+        for number in range(3):
+            await conn.send({"room": "a", "data": number})
+        await conn.expect("$cancel", {"id": question["id"]})
+        leave = await conn.expect("$leave")
+        room = await asked.result()
+        assert [(await room.receive()).data for _ in range(2)] == [0, 1]
+        received = Started(nursery, room.receive)
+        again = await conn.expect("enter")
+        await conn.fail(question, "CANCELLED")  # which is about the first time
+        await conn.reply(leave)
+        await conn.reply(again, "welcome")
+        await conn.send({"room": "a", "data": 9})
+        assert await received.result() == Gap("a", "no history")
+        assert await room.receive() == Event("a", 9)
+        assert room.joined
+        assert room.data == "welcome"
+
+
+async def test_cancelling_an_action(autojump_clock: MockClock) -> None:
+    """A handler that has not joined yet does not do so when nobody waits for it any more."""
+    manager = Manager()
+    left, go_on = trio.Event(), trio.Event()
+
+    @manager.on("enter", concurrent=True)
+    async def enter(conn: Connection, data: str) -> None:
+        try:
+            await go_on.wait()
+        finally:
+            left.set()
+        await conn.join(data)
+
+    async with serve_in_memory(manager) as memory, trio.open_nursery() as nursery:
+
+        async def connect() -> trio.abc.Stream:
+            await trio.lowlevel.checkpoint()
+            return memory.open_stream()
+
+        async with open_rooms("ws://test/ws", connect=connect) as client:
+            asked = Started(nursery, client.join, "a", "a", action="enter")
+            await wait_all_tasks_blocked()
+            asked.scope.cancel()
+            await left.wait()
+            go_on.set()
+            await wait_all_tasks_blocked()
+            assert manager.rooms() == []
 
 
 async def test_publish(autojump_clock: MockClock) -> None:
@@ -396,6 +550,42 @@ async def test_session_without_a_room(autojump_clock: MockClock) -> None:
             await room.receive()
 
 
+async def test_session_with_a_room_that_is_busy(autojump_clock: MockClock) -> None:
+    """What may be restored later is asked for later, as after any join that was refused so."""
+    async with connected() as (client, server, conn, nursery):
+        await conn.welcome(session="t1", restored=False)
+        await join(client, conn, nursery)
+        await conn.cut()
+        conn = await server.next()
+        await conn.accept()
+        error = {"code": "BUSY", "message": "", "temporary": True}
+        before = trio.current_time()
+        await conn.welcome(session="t2", restored=True, rooms={"a": {"error": error}})
+        await conn.expect("$join")
+        assert trio.current_time() > before
+
+
+async def test_session_with_a_room_that_was_left_and_joined(autojump_clock: MockClock) -> None:
+    """A room that was joined by itself waits for its own reply, whatever the session says of the one before."""
+    async with connected() as (client, server, conn, nursery):
+        await conn.welcome(session="t1", restored=False)
+        before = await join(client, conn, nursery)
+        await conn.cut()
+        conn = await server.next()
+        await conn.accept()
+        before.leave()
+        asked = Started(nursery, client.join, "a", "ticket")
+        question = await conn.receive()
+        while question["action"] != "$join":
+            question = await conn.receive()
+        error = {"code": "DENIED", "message": "", "temporary": False}
+        await conn.welcome(session="t2", restored=True, rooms={"a": {"error": error}})
+        await wait_all_tasks_blocked()
+        assert not asked.done
+        await conn.reply(question, {"room": "a"})
+        assert (await asked.result()).joined
+
+
 @pytest.mark.parametrize("lost", [0, 2])
 async def test_a_room_that_the_welcome_does_not_name(lost: int, autojump_clock: MockClock) -> None:
     """It is not joined, though the client was in it and the session is restored: it is joined anew, from its position.
@@ -456,7 +646,9 @@ async def test_presence(autojump_clock: MockClock) -> None:
         assert dict(room.presence) == {}
 
 
-@pytest.mark.parametrize("data", [None, {"users": []}, {"joins": {"a": 1}}, {"leaves": {"a": [{}]}}])
+@pytest.mark.parametrize(
+    "data", [None, {"users": []}, {"joins": {"a": 1}}, {"leaves": {"a": [{}]}}, {"joins": {"a": [{"id": []}]}}]
+)
 async def test_presence_of_another_shape(autojump_clock: MockClock, data: object) -> None:
     """It is a violation."""
     async with connected() as (client, _, conn, nursery):
@@ -472,6 +664,7 @@ async def test_presence_of_another_shape(autojump_clock: MockClock, data: object
         {"epoch": "e", "offset": "1"},
         {"epoch": "e", "offset": True},
         {"epoch": "e", "offset": 1, "publications": [1]},
+        {"epoch": "e", "offset": 1, "publications": 1},
         {"epoch": "e", "offset": 1, "publications": [{"offset": 1.5, "data": 1}]},
     ],
 )

@@ -8,23 +8,23 @@ program does with what it was given never keeps the connection from being read.
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, TypeVar
 
 import trio
 from msgspec import UNSET
 
 from .._rooms.history import Position
+from ._asking import Asking
 from ._backoff import Backoff, bounded
 from ._config import ClientConfig
 from ._connect import Dialer
-from ._errors import ClientEnded, LinkLost, NotConfirmed, Refused, ServerViolation
+from ._errors import ClientEnded, Refused, ServerViolation
 from ._handlers import LOG, Handler, Handlers
 from ._inbox import Inbox, again
-from ._link import Link, Outgoing
-from ._requests import Items, Pending, Reply, Requests, StreamReply
+from ._link import Link
+from ._requests import Items, Reply, Requests
 from ._room import ClientRoom
 from ._rooms import Rooms
 from ._statistics import ClientStatistics, Counts
@@ -36,8 +36,6 @@ H = TypeVar("H", bound=Handler)
 
 #: Close codes after which one does not come back, beside 4500 to 4999: done; refused.
 _FINAL = frozenset({1000, 1008})
-#: Those that say that the client itself did wrong: whatever did it is not sent again.
-_OUR_FAULT = frozenset({1002, 1007, 1009})
 _REFUSED_FOR_GOOD = frozenset({401, 403})
 
 
@@ -59,7 +57,8 @@ class RoomsClient:
         self._counts = Counts()
         self._backoff = Backoff(settings.backoff_base, settings.backoff_most)
         self._requests = Requests(self._counts)
-        self._rooms = Rooms(settings, self._counts, self._requests, nursery, self.request)
+        self._asking = Asking(settings, self._requests, self._wait_link)
+        self._rooms = Rooms(settings, self._counts, self._requests, nursery, self._asking.request)
         self._handlers = Handlers(settings, self._counts, nursery)
         self._inbox = Inbox[Direct | Event | Gap](settings.buffer_messages, settings.buffer_bytes)
         self._link: Link | None = None
@@ -116,9 +115,13 @@ class RoomsClient:
           RequestFailed: the server refused.
           ClientEnded: the client has ended.
           UsageError: the client is in the room already.
+          EncodingError: ``data``, or a name, cannot be encoded.
         """
         self._raise_if_ended()
-        room = self._rooms.open(name, action, data, since)
+        # Now, and not with each connection: a later one has nobody whom it could tell that this is not possible.
+        form = self._dialer.form
+        form.encode([name, action])
+        room = self._rooms.open(name, action, UNSET if data is UNSET else form.freeze(data), since)
         try:
             await room._wait_joined()
         except BaseException:
@@ -154,61 +157,21 @@ class RoomsClient:
           ClientEnded: the client has ended.
           EncodingError: ``data`` cannot be encoded.
         """
-        while True:
-            reply = Reply()
-            link, ident, outgoing = await self._ask(action, data, room, reply)
-            try:
-                await reply.wait()
-            finally:
-                self._forget(link, ident, outgoing, unanswered=reply.open)
-            if not reply.lost:
-                return reply.result()
-            at_fault = link.end is not None and link.end.code in _OUR_FAULT
-            if outgoing.taken and (at_fault or not idempotent):
-                raise NotConfirmed(f"the connection was lost before {action!r} was answered")
+        return await self._asking.request(action, data, room=room, idempotent=idempotent)
 
-    @asynccontextmanager
-    async def stream(self, action: str, data: object = UNSET, *, room: str | None = None) -> AsyncIterator[Items]:
+    def stream(
+        self, action: str, data: object = UNSET, *, room: str | None = None
+    ) -> AbstractAsyncContextManager[Items]:
         """``async with client.stream(action) as items: async for item in items: ...`` for a streamed reply.
 
         Leaving the block earlier cancels the request. A loss of the connection is :exc:`NotConfirmed` behind the
         items that came. Else as :meth:`request`.
         """
-        reply = StreamReply(self._settings)
-        link, ident, outgoing = await self._ask(action, data, room, reply)
-        try:
-            yield Items(reply)
-        finally:
-            self._forget(link, ident, outgoing, unanswered=reply.open)
+        return self._asking.stream(action, data, room=room)
 
     async def send(self, action: str, data: object = UNSET, *, room: str | None = None) -> None:
         """Send a message that is not answered. That it arrives is not known. Waits for a connection and a place."""
-        while True:
-            link = await self._wait_link()
-            try:
-                await link.send(_envelope(action, data, None, room))
-            except LinkLost:
-                continue
-            return
-
-    async def _ask(self, action: str, data: object, room: str | None, pending: Pending) -> tuple[Link, int, Outgoing]:
-        """Queue a request on the connection that there is, or the next one."""
-        while True:
-            link = await self._wait_link()
-            ident = self._requests.add(pending)
-            try:
-                return link, ident, await link.send(_envelope(action, data, ident, room))
-            except LinkLost:
-                self._requests.remove(ident)
-            except BaseException:
-                self._requests.remove(ident)
-                raise
-
-    def _forget(self, link: Link, ident: int, outgoing: Outgoing, *, unanswered: bool) -> None:
-        """Nobody waits any more; the server is told if it still works on it."""
-        self._requests.remove(ident)
-        if unanswered and not link.recall(outgoing):
-            link.send_now({"action": "$cancel", "data": {"id": ident}})
+        await self._asking.send(action, data, room=room)
 
     # Messages outside of rooms
 
@@ -293,16 +256,17 @@ class RoomsClient:
     def _lose(self) -> None:
         self._link = None
         self.connection_id = None
+        self._handlers.cancel_all()  # first: one that waits for a reply is cancelled, not told of the loss
         self._requests.lose()
-        self._handlers.cancel_all()
         self._rooms.link_down()
 
     async def _wait_link(self) -> Link:
         """The connection, as soon as there is one. Raises ClientEnded."""
-        while self._link is None or self._link.end is not None or self._returning:
-            self._raise_if_ended()
+        while True:
+            self._raise_if_ended()  # first: a connection that is being closed is still there
+            if self._link is not None and self._link.end is None and not self._returning:
+                return self._link
             await self._changed.wait()
-        return self._link
 
     def _finish(self, end: ClientEnded) -> None:
         """No other connection will be made."""
@@ -324,7 +288,8 @@ class RoomsClient:
             raise again(self._end)
 
     def _tell(self, state: State) -> None:
-        self.state = state
+        if self.state != "ended":  # until it has closed, the server may still say this or that
+            self.state = state
         self._wake()
 
     def _wake(self) -> None:
@@ -364,8 +329,8 @@ class RoomsClient:
             self._rooms.welcome(data.get("rooms"), size)
         elif action == "$drain" and isinstance(data, dict):
             delay = data.get("reconnect_in_ms")
-            if isinstance(delay, int | float) and math.isfinite(delay):
-                self._advice = delay / 1000
+            if isinstance(delay, int | float) and delay >= 0:
+                self._advice = min(delay, 1e9) / 1000  # JSON has numbers that are too large to be divided
             self._tell("draining")
         elif action == "$closed":
             self._rooms.closed(data)
@@ -379,18 +344,3 @@ class RoomsClient:
             self._counts.dropped += 1
             if not isinstance(self._inbox.last, Gap):
                 self._inbox.force(Gap(None, "overflow"))
-
-
-def _envelope(action: str, data: object, ident: int | None, room: str | None) -> dict[str, Any]:
-    """A message to the server. With an id, it is told how long the caller will wait."""
-    message: dict[str, Any] = {"action": action}
-    if data is not UNSET:
-        message["data"] = data
-    if room is not None:
-        message["room"] = room
-    if ident is not None:
-        message["id"] = ident
-        left = trio.current_effective_deadline() - trio.current_time()
-        if math.isfinite(left):
-            message["timeout_ms"] = max(1, int(left * 1000))
-    return message

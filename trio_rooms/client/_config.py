@@ -43,8 +43,9 @@ class ClientConfig:
     made anew."""
 
     send_messages: int = attrs.field(default=256, validator=count)
-    """Messages that wait to be written. At the bound requests wait for a place; answers and ``$join`` may take as
-    many again, beyond which the connection is given up."""
+    """Messages that wait to be written. At the bound requests wait for a place; answers to the server may take as many
+    again, beyond which the connection is given up. ``$join``, ``$leave`` and ``$cancel`` always have a place: there are
+    no more of them than the program has rooms and requests."""
 
     buffer_messages: int = attrs.field(default=1_024, validator=count)
     """Events that wait in one room, items in one streamed reply, and messages in ``client.receive``, until they are

@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 import attrs
 import trio
+from wsproto import ConnectionType, WSConnection
 
 from ._formats import Format
-from ._handshake import upgrade
+from ._handshake import opening_request, upgrade
 
 #: Opens a new stream to the server, before any byte; raises OSError if that fails.
 Connect = Callable[[], Awaitable[trio.abc.Stream]]
@@ -55,12 +56,23 @@ def make_dialer(
     ssl_context: ssl.SSLContext | None,
     connect: Connect | None,
 ) -> Dialer:
-    """Read a URL. Raises ValueError if it is none of a WebSocket."""
+    """Read a URL. Raises ValueError if it is none of a WebSocket, or a header cannot be sent."""
     parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:
         raise ValueError(f"no URL of a WebSocket: {url!r}")
     hostname, secure = parts.hostname, parts.scheme == "wss"
-    port = parts.port or (443 if secure else 80)
+    # What cannot be sent would else be found out by each attempt to connect, which can tell nobody.
+    try:
+        port = parts.port or (443 if secure else 80)
+        _try_request(host, target, (), form)
+    except ValueError as exc:
+        raise ValueError(f"no URL of a WebSocket: {url!r} ({exc})") from exc
+    try:
+        _try_request(host, target, headers, form)
+    except ValueError as exc:
+        raise ValueError(f"a header cannot be sent: {exc}") from exc
 
     async def over_tcp() -> trio.abc.Stream:
         return await trio.open_tcp_stream(hostname, port)
@@ -78,9 +90,14 @@ def make_dialer(
 
     return Dialer(
         url=url,
-        host=parts.netloc.rpartition("@")[2],
-        target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+        host=host,
+        target=target,
         form=form,
         headers=tuple(headers),
         connect=connect or (over_tls if secure else over_tcp),
     )
+
+
+def _try_request(host: str, target: str, headers: Sequence[tuple[str, str]], form: Format) -> None:
+    ws = WSConnection(ConnectionType.CLIENT)
+    opening_request(ws, host=host, target=target, headers=headers, subprotocol=form.subprotocol)

@@ -30,6 +30,10 @@ class Format:
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
             raise EncodingError(f"cannot be encoded: {exc}") from exc
 
+    def freeze(self, obj: object) -> msgspec.Raw:
+        """What can be part of messages later, as it is now. Raises EncodingError."""
+        return msgspec.Raw(self.encode(obj))
+
     def decode(self, message: Message) -> dict[str, Any]:
         """The envelope in a message. A binary message of JSON is a direct one. Raises ServerViolation."""
         if self._text and isinstance(message, bytes):

@@ -81,7 +81,7 @@ class Handlers:
                 if inspect.isawaitable(result):
                     result = await result
                 if ident is not None:
-                    link.send_now({"id": ident, "data": result})
+                    link.answer({"id": ident, "data": result})
         except ActionError as exc:
             self._fail(link, ident, exc)
         except Exception:
@@ -98,6 +98,6 @@ class Handlers:
             return
         told = {"code": error.code, "message": error.message, "temporary": error.temporary}
         try:
-            link.send_now({"id": ident, "error": told})
+            link.answer({"id": ident, "error": told})
         except EncodingError:
-            link.send_now({"id": ident, "error": {"code": "INTERNAL", "message": "", "temporary": False}})
+            link.answer({"id": ident, "error": {"code": "INTERNAL", "message": "", "temporary": False}})

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any, Final
 
+import h11
 import msgspec
 import trio
 from wsproto import ConnectionType, WSConnection
@@ -19,6 +20,18 @@ _MOST_BODY: Final = 16 * 1024
 _READ: Final = 4 * 1024
 
 
+def opening_request(
+    ws: WSConnection, *, host: str, target: str, headers: Iterable[tuple[str, str]], subprotocol: str
+) -> bytes:
+    """The bytes that ask for an upgrade. Raises ValueError if something cannot stand in them."""
+    try:
+        extra = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        request = Request(host=host, target=target, extra_headers=extra, subprotocols=[subprotocol])
+        return bytes(ws.send(request))
+    except (ProtocolError, h11.LocalProtocolError, UnicodeError) as exc:
+        raise ValueError(str(exc)) from exc
+
+
 async def upgrade(
     stream: trio.abc.Stream, *, host: str, target: str, headers: Iterable[tuple[str, str]], subprotocol: str
 ) -> bytes:
@@ -29,8 +42,7 @@ async def upgrade(
       ServerViolation: the answer is wrong, or none came.
     """
     ws = WSConnection(ConnectionType.CLIENT)
-    extra = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    request = ws.send(Request(host=host, target=target, extra_headers=extra, subprotocols=[subprotocol]))
+    request = opening_request(ws, host=host, target=target, headers=headers, subprotocol=subprotocol)
     # A server that refuses before it reads (503 while it drains) may be gone already; its answer is still there.
     with contextlib.suppress(trio.BrokenResourceError):
         await stream.send_all(request)

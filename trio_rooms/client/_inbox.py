@@ -32,11 +32,6 @@ class Inbox(Generic[T]):
         """What was put last, if it is still there."""
         return self._items[-1][0] if self._items else None
 
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self._end is not None
-
     def put(self, item: T, size: int) -> bool:
         """Put something to the end; False if there is no room. An empty inbox takes anything."""
         if self._items and (len(self._items) >= self._most_messages or self._size + size > self._most_bytes):
@@ -62,7 +57,8 @@ class Inbox(Generic[T]):
         while not self._items:
             if self._end is not None:
                 raise again(self._end)
-            self._changed = trio.Event()
+            if self._changed.is_set():  # else others wait for it
+                self._changed = trio.Event()
             await self._changed.wait()
         item, size = self._items.popleft()
         self._size -= size

@@ -70,18 +70,20 @@ class Link:
             await self._space.wait()
         return self._put(message)
 
-    def send_now(self, obj: object) -> Outgoing | None:
-        """Queue what does not wait; nothing if the connection has ended. Raises EncodingError.
+    def send_now(self, obj: object) -> None:
+        """Queue what does not wait, and of which there is no more than the program has rooms and requests.
 
-        A server that asks for more answers than it reads is given up.
+        Nothing if the connection has ended. Raises EncodingError.
         """
         message = self._form.encode(obj)
-        if self.end is not None or self._close is not None:
-            return None
+        if self.end is None and self._close is None:
+            self._put(message)
+
+    def answer(self, obj: object) -> None:
+        """As :meth:`send_now`, but a server that asks for more answers than it reads is given up."""
         if len(self._queue) >= 2 * self._settings.send_messages:
-            self._finish(Closed(1006, "the server does not read"))
-            return None
-        return self._put(message)
+            self.abort("the server does not read")
+        self.send_now(obj)
 
     def recall(self, outgoing: Outgoing) -> bool:
         """Take back what was queued, if it is not on its way yet; whether it was not."""
@@ -89,6 +91,7 @@ class Link:
             return False
         with contextlib.suppress(ValueError):
             self._queue.remove(outgoing)
+        self._offer_space()  # the writer may have nothing to do, and so none to offer
         return True
 
     def close(self, code: int, reason: str = "") -> None:
@@ -100,6 +103,11 @@ class Link:
     def abort(self, reason: str) -> None:
         """End now, without a word."""
         self._finish(Closed(1006, reason))
+
+    def _offer_space(self) -> None:
+        if len(self._queue) < self._settings.send_messages:
+            self._space.set()
+            self._space = trio.Event()
 
     def _put(self, message: Message) -> Outgoing:
         if self.end is not None or self._close is not None:
@@ -217,9 +225,8 @@ class Link:
             outgoing.taken = True
             frames.append(self._ws.message(outgoing.message))
             size += len(frames[-1])
-        if size and len(self._queue) < self._settings.send_messages:
-            self._space.set()
-            self._space = trio.Event()
+        if size:
+            self._offer_space()
         last = self._close is not None and (not self._queue or self.end is not None)
         if last and self._close is not None:
             frames.append(self._ws.close(*self._close))

@@ -44,7 +44,7 @@ async def open_rooms(
       handlers: functions by action, as with ``client.on``, but there before the first message can come.
       config: times and bounds.
 
-    Raises ValueError if the URL or the format is none.
+    Raises ValueError if the URL, the format or a header is none.
     """
     if format not in FORMATS:
         raise ValueError(f"format is one of {', '.join(FORMATS)}, not {format!r}")

@@ -37,7 +37,10 @@ class Presence(Mapping[str, tuple[Entry, ...]]):
         return len(self._users)
 
     async def wait_change(self) -> None:
-        """Wait for the next change; several at once may be one. What happened before is in the mapping already."""
+        """Wait for the next change; several at once may be one. What happened before is in the mapping already.
+
+        The end of the membership, which empties the mapping, is the last one.
+        """
         await self._changed.wait()
 
     def _take(self, data: object) -> None:
@@ -70,9 +73,13 @@ def _by_user(found: object) -> list[tuple[str, list[Entry]]]:
     if not isinstance(found, dict):
         raise ServerViolation("presence is no object")
     for entries in found.values():
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
+        if not isinstance(entries, list) or not all(map(_has_id, entries)):
             raise ServerViolation("presence has an entry without an id")
     return list(found.items())
+
+
+def _has_id(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("id"), str)
 
 
 def _without(entries: tuple[Entry, ...], others: list[Entry]) -> tuple[Entry, ...]:

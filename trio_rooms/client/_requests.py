@@ -33,10 +33,6 @@ class Requests:
         self._pending: dict[int, Pending] = {}
         self._last = 0
 
-    def __len__(self) -> int:
-        """How many wait."""
-        return len(self._pending)
-
     def add(self, pending: Pending) -> int:
         """Begin to wait; the id."""
         self._last += 1

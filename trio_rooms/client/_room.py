@@ -16,7 +16,7 @@ import trio
 from msgspec import UNSET
 
 from .._rooms.history import Position
-from ._errors import ClientEnded, RequestFailed, ServerViolation
+from ._errors import ClientEnded, ServerViolation
 from ._inbox import Inbox, again
 from ._presence import Presence
 from ._values import Event, Gap
@@ -50,11 +50,12 @@ class ClientRoom:
         self._handed = since
         self._state: Literal["away", "asked", "in", "over"] = "away"
         self._asked_since: Position | None = None
+        self._asked_by: int | None = None  # the request whose reply is to begin the membership
         self._was_in = False
         self._overflown = False
         self._retries = 0
         self._settled = trio.Event()
-        self._refused: RequestFailed | None = None
+        self._end: Exception | None = None
         settings = rooms.settings
         self._inbox = Inbox[Event | Gap](settings.buffer_messages, settings.buffer_bytes)
 
@@ -82,7 +83,7 @@ class ClientRoom:
             self._overflown = False
             self._rooms.ask(self)
         item = await self._inbox.receive()
-        if isinstance(item, Event):
+        if isinstance(item, Event) and item.position is not None:  # not everything that a room with history has is kept
             self._handed = item.position
         return item
 
@@ -139,7 +140,7 @@ class ClientRoom:
 
     def _begin(self, reply: object, size: int) -> None:
         """The reply to a join: from here on the client is a member."""
-        self._state = "in"
+        self._state, self._asked_by = "in", None
         self._retries = 0
         publications: Sequence[object] = ()
         if self._action != "$join":
@@ -149,6 +150,8 @@ class ClientRoom:
             publications = reply.get("publications") or ()
         else:
             raise ServerViolation("a reply to $join without data")
+        if not isinstance(publications, Sequence):
+            raise ServerViolation("publications are no list")
         if self._asked_since is not None and self.recovered is not True:
             self._skip("not recovered")
         elif self._asked_since is None and self._was_in:
@@ -181,7 +184,7 @@ class ClientRoom:
         if not isinstance(message, dict):
             raise ServerViolation("a publication is no object")
         offset = message.get("offset")
-        position = None if offset is None else Position(_whole(offset), epoch)
+        position = None if offset is None or not epoch else Position(_whole(offset), epoch)
         if position is not None and self._has(position):
             self._rooms.counts.duplicates += 1
             return
@@ -190,7 +193,6 @@ class ClientRoom:
             if force:
                 self._inbox.force(event, size)
             elif not self._inbox.put(event, size):
-                self._overflown = True
                 self._rooms.overflow(self)
                 return
         if position is not None:
@@ -203,28 +205,30 @@ class ClientRoom:
 
     def _away(self) -> None:
         """The connection was lost, or the room was left to be joined anew."""
+        self._asked_by = None
         if self._state != "over":
             self._state = "away"
 
-    def _refuse(self, error: RequestFailed) -> None:
-        """The first join was refused."""
-        self._refused = error
-        self._finish(error)
+    def _overflow(self) -> None:
+        """The room was left for what was not received; it is joined anew when all is. So it has been in, in a way."""
+        self._overflown = self._was_in = True
+        self._away()
+        self._settled.set()
 
     def _finish(self, end: Exception | None = None) -> None:
         """No member any more, for good; None: it has left."""
-        self._state = "over"
+        self._state, self._asked_by = "over", None
         self.presence._clear()
-        self._inbox.finish(_Left(1000, "the room was left") if end is None else end)
+        if self._end is None:
+            self._end = _Left(1000, "the room was left") if end is None else end
+            self._inbox.finish(self._end)
         self._settled.set()
 
     async def _wait_joined(self) -> None:
         """Until the first join was answered. Raises RequestFailed, ClientEnded, RoomEnded."""
         await self._settled.wait()
-        if self._refused is not None:
-            raise again(self._refused)
-        if not self._was_in:
-            await self._inbox.receive()
+        if self._end is not None and not self._was_in:
+            raise again(self._end)
 
 
 class _Left(ClientEnded):

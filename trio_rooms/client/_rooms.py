@@ -39,7 +39,7 @@ class Rooms:
         self._nursery = nursery
         self._link: Link | None = None
         self._rooms: dict[str, ClientRoom] = {}
-        self._offered: list[ClientRoom] = []
+        self._offered: dict[str, ClientRoom] = {}
         # What still comes from these is of a membership that was left.
         self._left: dict[str, _Leave] = {}
 
@@ -56,20 +56,27 @@ class Rooms:
         if self._link is None or self._link.end is not None or room._state != "away" or room._overflown:
             return
         question = room._question()
-        self._link.send_now(question | {"id": self._requests.add(_Join(self, room))})
+        room._asked_by = self._requests.add(_Join(self, room))
+        self._link.send_now(question | {"id": room._asked_by})
 
     def leave(self, room: ClientRoom) -> None:
         """The program does not want it any more."""
         if self._rooms.get(room.name) is room:
             del self._rooms[room.name]
             if room._state in ("asked", "in"):
-                self._send_leave(room.name)
+                self._give_up(room)
         room._finish()
 
     def overflow(self, room: ClientRoom) -> None:
         """Its events are not received fast enough: leave it until they are. The position says where to go on."""
         self.counts.overflows += 1
-        room._away()
+        self._give_up(room)
+        room._overflow()
+
+    def _give_up(self, room: ClientRoom) -> None:
+        if self._link is not None and room._asked_by is not None and room._action != "$join":
+            # A handler that is at work may not have joined yet, and would do so after the leave.
+            self._link.send_now({"action": "$cancel", "data": {"id": room._asked_by}})
         self._send_leave(room.name)
 
     def _send_leave(self, name: str) -> None:
@@ -85,7 +92,7 @@ class Rooms:
         for room in self._rooms.values():
             if room._state == "away" and not room._overflown:
                 question = room._question()
-                self._offered.append(room)
+                self._offered[room.name] = room
                 if room._asked_since is not None:
                     found[room.name] = question["data"]["since"]
         return found
@@ -108,21 +115,23 @@ class Rooms:
             room._away()
 
     def welcome(self, restored: object, size: int) -> None:
-        """The rooms that the server has restored; whatever is not among them is asked for."""
+        """The rooms that the server has restored; whatever was offered and is not among them is asked for."""
         replies = restored if isinstance(restored, dict) else {}
+        offered, self._offered = self._offered, {}
         for name, reply in replies.items():
-            room = self._rooms.get(name)
+            room = self._rooms.get(_name(name))
             if room is None or room._overflown:
                 self._send_leave(name)  # left while there was no connection
+            elif offered.get(name) is not room:
+                pass  # joined anew meanwhile: it waits for the reply to that
             elif isinstance(reply, dict) and "error" not in reply:
                 room._begin(room.data if room._action != "$join" else reply, size // len(replies))
             elif room._action == "$join":
                 self.refused(room, failure(reply.get("error") if isinstance(reply, dict) else None))
-        offered, self._offered = self._offered, []
-        for room in offered:
+        for room in offered.values():
             if room._state == "asked":
                 room._away()
-        self.ask_all()
+                self.ask(room)
 
     def finish(self, end: Exception) -> None:
         """The client ends."""
@@ -134,7 +143,7 @@ class Rooms:
 
     def publication(self, message: dict[str, Any], size: int) -> bool:
         """An event; whether it is of one of the rooms, or of one that was left."""
-        name = message["room"]
+        name = _name(message["room"])
         room = self._rooms.get(name)
         if room is not None:
             room._publication(message, size)
@@ -142,7 +151,7 @@ class Rooms:
 
     def presence(self, message: dict[str, Any]) -> None:
         """The state of a room's presence, or a difference."""
-        room = self._rooms.get(message.get("room", ""))
+        room = self._rooms.get(_name(message.get("room")))
         if room is not None and room._hears:
             room.presence._take(message.get("data"))
 
@@ -150,7 +159,7 @@ class Rooms:
         """The server has ended a membership."""
         if not isinstance(data, dict):
             raise ServerViolation("$closed without data")
-        room = self._rooms.get(data.get("room", ""))
+        room = self._rooms.get(_name(data.get("room")))
         if room is not None and room._state == "in":
             del self._rooms[room.name]
             room._finish(RoomEnded(str(data.get("code") or ""), str(data.get("message") or "")))
@@ -160,7 +169,7 @@ class Rooms:
         room._away()
         if not room._was_in:
             self._rooms.pop(room.name, None)
-            room._refuse(error)
+            room._finish(error)
         elif error.temporary:
             self._nursery.start_soon(self._retry, room)
         else:
@@ -181,6 +190,12 @@ class Rooms:
             del self._left[leave.name]
 
 
+def _name(found: object) -> str:
+    if not isinstance(found, str):
+        raise ServerViolation("the name of a room is no text")
+    return found
+
+
 @attrs.frozen(eq=False)
 class _Join:
     """Waits for the reply to a join."""
@@ -189,7 +204,7 @@ class _Join:
     room: ClientRoom
 
     def take(self, message: dict[str, Any], size: int) -> bool:
-        if self.room._state == "asked":
+        if self.room._asked_by == message["id"]:
             if "error" in message:
                 self.rooms.refused(self.room, failure(message["error"]))
             else:

@@ -22,8 +22,8 @@ class Closed:
 class WebSocket:
     """One connection after its handshake.
 
-    Frames have to be written in the order in which they were made. ``answers`` holds those that are due: pongs, and
-    the answer to a close frame.
+    Frames have to be written in the order in which they were made. A pong that is due is in ``pong``; whether the
+    server has sent its close frame, which :meth:`close` answers, is seen by ``is_open``.
     """
 
     def __init__(self, max_message_bytes: int) -> None:
@@ -33,8 +33,6 @@ class WebSocket:
         self._size = 0
         self.pong: bytes | None = None
         """The payload of a pong that is due: the latest, which answers all."""
-        self.closing = False
-        """Whether the answer to the server's close frame is due."""
 
     @property
     def is_open(self) -> bool:
@@ -57,7 +55,6 @@ class WebSocket:
 
     def close(self, code: int, reason: str = "") -> bytes:
         """The close frame, behind which nothing can be sent; nothing if there was one."""
-        self.closing = False
         if self._ws.state in (ConnectionState.OPEN, ConnectionState.REMOTE_CLOSING):
             return bytes(self._ws.send(CloseConnection(code=code, reason=reason or None)))
         return b""
@@ -80,7 +77,6 @@ class WebSocket:
                 # wsproto tells a close frame and a violation apart only by its state, which a violation leaves.
                 if self._ws.state not in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
                     raise ServerViolation(event.reason or "a violation of RFC 6455")
-                self.closing = self._ws.state is ConnectionState.REMOTE_CLOSING
                 yield Closed(int(event.code), event.reason or "")
                 return
 
