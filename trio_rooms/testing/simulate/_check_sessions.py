@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -129,7 +130,7 @@ def _may_be_refused(
     session = sessions.get(before.session or "")
     if session is None or before.serve != link.serve or _may_be_too_late(history, link, index):
         return True  # or the program never knew of it
-    expired = min(history.time_at(place) for place, _ in session.expired)
+    expired = min((history.time_at(place) for place, _ in session.expired), default=math.inf)
     # Another connection may have used a newer token.
     used = _place(session, before) < len(session.opened) - 1
     return used or expired <= history.time_at(index) + 1

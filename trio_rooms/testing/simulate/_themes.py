@@ -112,7 +112,7 @@ def _with_outbox(config: Config, messages: int) -> Config:
 
 #: All of them.
 THEMES: Final[Mapping[str, Theme]] = {
-    "crowd": Theme({"broadcast": 20, "shout": 8, "kick": 4, "leave": 8, "join": 8, "say": 6}, _crowd),
+    "crowd": Theme({"broadcast": 20, "post": 12, "shout": 8, "kick": 4, "leave": 8, "join": 8, "say": 6}, _crowd),
     "holes": Theme({"broadcast": 12, "follow": 8, "lose": 6, "publish": 8, "join": 8, "say": 6}, _holes),
     "followed": Theme({"broadcast": 20, "follow": 16, "join": 8}, _followed),
     "away": Theme({"blink": 12, "say": 8, "history": 6, "join": 8, "drop": 3}, _away),
