@@ -16,7 +16,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import trio_rooms._formats
-import trio_rooms._node
+import trio_rooms._publications
 from trio_rooms import (
     ActionError,
     Close,
@@ -394,7 +394,7 @@ async def test_close_discards_what_is_queued(autojump_clock: MockClock) -> None:
 async def test_json_is_made_once_for_each_recipient(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """connection.go: every recipient's copy of a broadcast was marshalled; here one for all, framed once a format."""
     manager = make_manager()
-    encoded = watch_calls(monkeypatch, trio_rooms._node, "encode")
+    encoded = watch_calls(monkeypatch, trio_rooms._publications, "encode")
     async with serve_in_memory(manager) as memory:
         clients = [await memory.connect(subprotocol=subprotocol) for subprotocol in (None, V1) * 10]
         for client in clients:
