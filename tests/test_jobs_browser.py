@@ -81,6 +81,7 @@ async def test_a_page_that_was_offline_has_every_change_once() -> None:
     async with serve(Store(), speed=0.001) as (jobs, port), open_browser() as browser:
         page = await open_page(browser, port)
         await start(page, "Sort")
+        await page.wait_for(f"({JOBS}).Sort === '0 %'")  # it is at work, and what comes now is counted
         await page.evaluate(RECORD)
         advance(jobs, "Sort", 1)
         await page.wait_for("shown.length === 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -37,8 +38,12 @@ def try_mutation(mutation: Rewrite, *, first: int = 0, count: int = 500) -> Find
             (copy / file).write_text(text, encoding="utf-8")
         command = [sys.executable, "-m", "trio_rooms.testing.simulate", "--no-shrink", "--quiet"]
         command += ["--first", str(first), "--count", str(count)]
+        # With the safe path, which nox sets, the installed package would be run instead of the copy.
+        env = {**os.environ, "PYTHONSAFEPATH": ""}
         try:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+            done = subprocess.run(
+                command, cwd=folder, env=env, capture_output=True, text=True, timeout=_PATIENCE, check=False
+            )
         except subprocess.TimeoutExpired:
             return Finding(None, "a run did not end")
     failed = re.match(r"seed (\d+) fails", done.stdout)
