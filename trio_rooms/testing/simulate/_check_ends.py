@@ -62,6 +62,11 @@ def _is_impatient(history: History) -> bool:
     return settings.quick_reads and (settings.lag or 0) / 2 >= (settings.config.position_check_interval or math.inf)
 
 
+def _is_given_up_too_soon(history: History, link: LinkHistory) -> bool:
+    """Whether it was sent away to recover what only was on its way: by each beacon anew, as all rounds are alike."""
+    return _is_impatient(history) and link.close is not None and link.close.detail[0] == 4010
+
+
 def _may_be_cut_off(link: LinkHistory) -> bool:
     """Whether the server has ended it at once, perhaps in the middle of a frame."""
     return link.close is not None and link.close.detail[0] in (4008, 1001, 1012, 4501)
@@ -85,7 +90,7 @@ def check_liveness(history: History) -> Iterator[str]:
     }
     for index, beacon in history.record.of(Beacon):
         for link in beacon.links if index > last else ():
-            if (link, beacon.n) not in seen:
+            if (link, beacon.n) not in seen and not _is_given_up_too_soon(history, history.links[link]):
                 yield f"link {link} does not see the beacon of {beacon.room!r}"
         for client in beacon.library if index > last else ():
             if not _is_told(history, client, index, beacon):
