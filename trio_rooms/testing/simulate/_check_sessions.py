@@ -169,6 +169,8 @@ def _is_ending(link: LinkHistory, welcome: int) -> bool:
     """Whether the server had closed the connection before it said this: then it has not come to all rooms."""
     if link.close is None or link.close.detail[1] != "server":
         return False
+    if any(kind == "close" and index < welcome for index, kind in link.struck):
+        return True
     later = (entry.message for index, entry in link.talk if index > welcome and isinstance(entry, Seen))
     return all("id" in message for message in later)
 
