@@ -41,10 +41,19 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
         return any(other.client == link.client and other is not link for other in history.links.values())
     if code == 4010:
         return stream_was_lost(history)
+    if code == 1008:
+        return _was_cut_short(history, link)
     if code == 1011:
         crashed = any(message["action"] == "crash" for message in link.sent)
         return crashed or bool(history.faults & {"hook_crash", "leave_hook_crash"})
     return False
+
+
+def _was_cut_short(history: History, link: LinkHistory) -> bool:
+    """Whether nothing more was heard of it for so long that a message it had begun was waited for no more."""
+    patience = history.settings.config.limits.message_timeout
+    silent = [history.time_at(index) for index, kind in link.struck if kind == "silence"]
+    return link.close is not None and any(history.time_of(link.close) - since >= patience for since in silent)
 
 
 def stream_was_lost(history: History, room: str | None = None) -> bool:
