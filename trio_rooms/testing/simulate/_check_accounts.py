@@ -82,7 +82,7 @@ def check_keys(history: History) -> Iterator[str]:
 
 
 def _client_keys(history: History) -> Iterator[tuple[str, str | None]]:
-    """What clients have asked to be published, and its key, which is that of a user, of a session, or of a connection."""
+    """What clients have asked to be published, and its key: that of a user, a session, or a connection."""
     for link in history.links.values():
         if history.settings.named:
             owner = f"user {link.client // 2}"
