@@ -84,6 +84,37 @@ async def test_a_join_that_meets_a_new_epoch_first(autojump_clock: MockClock) ->
         assert await publishing.client.receive_json() == {"room": "r", "offset": 1, "data": "new"}
 
 
+@pytest.mark.parametrize("old", [0, 2])
+@pytest.mark.parametrize("new", [1, 3])
+async def test_a_new_epoch_while_the_reply_waits(old: int, new: int, autojump_clock: MockClock) -> None:
+    """A join whose reply waits for a place begins in the new stream, and nothing happens to the members of that."""
+    broker = MemoryBroker()
+    manager = history_manager(broker, limits=Limits(outbox_messages=4))
+    async with hall(manager) as served:
+        for number in range(old):
+            manager.broadcast_to_room("r", f"old {number}")
+        guest, stream = await served.enter_faulty(v1=True)
+        stream.stall_sending()
+        while guest.conn.statistics().messages < 4:
+            guest.conn.send_nowait("fill", action="fill")
+            await wait_all_tasks_blocked()
+        await guest.client.send_action("$join", {"room": "r"}, id=1)
+        await wait_all_tasks_blocked()
+        broker.forget("r")
+        for number in range(new):
+            manager.broadcast_to_room("r", f"new {number}")
+        member = await served.enter(v1=True)
+        there = await member.client.request("$join", {"room": "r"})
+        stream.resume_sending()
+        while (message := await guest.client.receive_json()).get("id") != 1:
+            assert message["action"] == "fill"
+        assert message["data"] == there == {"room": "r", "epoch": there["epoch"], "offset": new}
+        manager.broadcast_to_room("r", "later")
+        for one in (guest, member):
+            assert await one.client.receive_json() == {"room": "r", "offset": new + 1, "data": "later"}
+        assert served.server.statistics().insufficient == 0
+
+
 async def test_what_comes_of_an_old_epoch_is_for_nobody(autojump_clock: MockClock) -> None:
     """Once a stream has been followed by another, what comes of it is dropped, and counted; who waits is told."""
     broker = LaggingBroker(delay=2.0)

@@ -66,8 +66,16 @@ class Reading:
                 return
         raise RoomFailed("the room's history begins anew again and again")
 
+    async def read_anew(self) -> None:
+        """Read again if what was delivered since is of another epoch: whoever cannot begin right after :meth:`read`.
+
+        No checkpoint if it is not.
+        """
+        if self.held.is_apart_from(self.part):
+            await self.read()
+
     def caught(self) -> Caught:
-        """What would come of it if it began now."""
+        """What would come of it if it began now, in the step in which it was read, or :meth:`read_anew` returned."""
         position, items = self.held.merged(self.part)
         if self.options.recovery == "cache":
             return self._latest(position, items)
