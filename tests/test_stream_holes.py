@@ -12,8 +12,8 @@ from followers import Follower
 from hall import attempt, hall
 from histories import history_manager
 from messages import receive_all
-from trio_rooms import Limits, Position, Publication, Report, SubscriptionLost
-from trio_rooms.brokers import MemoryBroker
+from trio_rooms import Limits, Position, Publication, Report, Slice, SubscriptionLost
+from trio_rooms.brokers import Keep, MemoryBroker
 from trio_rooms.testing import LaggingBroker
 
 # New epochs
@@ -85,7 +85,7 @@ async def test_a_join_that_meets_a_new_epoch_first(autojump_clock: MockClock) ->
 
 
 @pytest.mark.parametrize("old", [0, 2])
-@pytest.mark.parametrize("new", [1, 3])
+@pytest.mark.parametrize("new", [0, 1, 3])
 async def test_a_new_epoch_while_the_reply_waits(old: int, new: int, autojump_clock: MockClock) -> None:
     """A join whose reply waits for a place begins in the new stream, and nothing happens to the members of that."""
     broker = MemoryBroker()
@@ -112,6 +112,42 @@ async def test_a_new_epoch_while_the_reply_waits(old: int, new: int, autojump_cl
         manager.broadcast_to_room("r", "later")
         for one in (guest, member):
             assert await one.client.receive_json() == {"room": "r", "offset": new + 1, "data": "later"}
+        assert served.server.statistics().insufficient == 0
+
+
+class AnswersLate(MemoryBroker):
+    """What it is asked first is known soon, and answered late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = False
+
+    async def history(
+        self, room: str, *, keep: Keep, since: Position | None, limit: int | None, reverse: bool
+    ) -> Slice:
+        late, self._asked = not self._asked, True
+        part = await super().history(room, keep=keep, since=since, limit=limit, reverse=reverse)
+        if late:
+            await trio.sleep(1)
+        return part
+
+
+async def test_a_join_that_is_overtaken_by_one_in_a_new_epoch(autojump_clock: MockClock) -> None:
+    """What it has read is of a stream that is over, so it reads again; nothing happens to the other one."""
+    broker = AnswersLate()
+    manager = history_manager(broker)
+    async with hall(manager) as served:
+        slow, quick = await served.enter(v1=True), await served.enter(v1=True)
+        async with trio.open_nursery() as nursery:
+            joining = attempt(nursery, slow.conn.join, "r")
+            await trio.sleep(0.5)
+            broker.forget("r")
+            there = await quick.conn.join("r")
+            await joining.over.wait()
+        assert joining.result.position == there.position
+        manager.broadcast_to_room("r", 1)
+        for guest in (slow, quick):
+            assert await guest.client.receive_json() == {"room": "r", "offset": 1, "data": 1}
         assert served.server.statistics().insufficient == 0
 
 
