@@ -73,11 +73,9 @@ def _check_time(history: History, session: _Session, end: float | None) -> Itera
     kept = history.time_at(session.expired[0][0]) - history.time_at(index)
     for_good = code == 1000 or (by == "server" and (code == 1008 or code >= 4500))
     ending = end - history.time_at(session.expired[0][0]) <= history.settings.config.shutdown_timeout + _SLACK
-    unheard = [history.time_of(link.ended) for link in _unheard(history, session) if link.ended is not None]
-    # One that the program has never heard of may have ended while the hooks of the one before were still to be called.
-    since = min([history.time_at(index), *(time for time in unheard if history.time_of(session.opened[-1][1]) <= time)])
-    if history.time_at(session.expired[0][0]) - since < window - 0.001 and not for_good and not ending:
+    if kept < window - 0.001 and not for_good and not ending:
         yield f"session {session.id} was kept {kept} s"
+    unheard = [history.time_of(link.ended) for link in _unheard(history, session) if link.ended is not None]
     if unheard:
         # The end of a connection that the program has never heard of begins the time anew, as soon as it is noticed.
         config = history.settings.config
