@@ -80,6 +80,36 @@ async def test_each_return_begins_a_new_window(autojump_clock: MockClock) -> Non
         assert ends.ids == [found.conn.session_id]
 
 
+@pytest.mark.parametrize("for_good", [False, True])
+async def test_behind_the_hooks_of_all_its_connections(for_good: bool, autojump_clock: MockClock) -> None:
+    """One that comes and goes while ``on_disconnect`` of the one before runs does not end the session sooner."""
+    manager, ends = make(session_window=2.0)
+    done: list[float] = []
+
+    @manager.on_disconnect
+    async def on_disconnect(conn: Connection, close: Close) -> None:
+        await trio.sleep(4)
+        conn.metadata["left"] = "late"
+        conn.keep("left")
+        done.append(trio.current_time())
+
+    async with serve_in_memory(manager) as memory:
+        first = await visit(memory)
+        await first.client.aclose()
+        await settle()
+        again = await memory.connect(subprotocol=V1)
+        await again.send_action("$session", {"session": first.token}, id=1)
+        await trio.sleep(0.5)
+        if for_good:
+            for conn in manager.connections.values():
+                conn.close(4500)
+        await again.aclose()
+        await trio.sleep(20)
+        assert len(done) == 1  # on_connect of the other one was never called
+        assert ends.calls == [(first.conn.session_id, None, {"left": "late"})]
+        assert ends.times == [done[0] + (0.0 if for_good else 2.0)]
+
+
 async def test_in_the_order_in_which_they_were_kept(autojump_clock: MockClock) -> None:
     """Each at its own time, also where one of them has come back meanwhile."""
     manager, ends = make()

@@ -12,8 +12,8 @@ from followers import Follower
 from hall import attempt, hall
 from histories import history_manager
 from messages import receive_all
-from trio_rooms import Limits, Position, Publication, Report, SubscriptionLost
-from trio_rooms.brokers import MemoryBroker
+from trio_rooms import Limits, Position, Publication, Report, Slice, SubscriptionLost
+from trio_rooms.brokers import Keep, MemoryBroker
 from trio_rooms.testing import LaggingBroker
 
 # New epochs
@@ -82,6 +82,73 @@ async def test_a_join_that_meets_a_new_epoch_first(autojump_clock: MockClock) ->
         await old.client.expect_close(4010)
         await room.publish("new")
         assert await publishing.client.receive_json() == {"room": "r", "offset": 1, "data": "new"}
+
+
+@pytest.mark.parametrize("old", [0, 2])
+@pytest.mark.parametrize("new", [0, 1, 3])
+async def test_a_new_epoch_while_the_reply_waits(old: int, new: int, autojump_clock: MockClock) -> None:
+    """A join whose reply waits for a place begins in the new stream, and nothing happens to the members of that."""
+    broker = MemoryBroker()
+    manager = history_manager(broker, limits=Limits(outbox_messages=4))
+    async with hall(manager) as served:
+        for number in range(old):
+            manager.broadcast_to_room("r", f"old {number}")
+        guest, stream = await served.enter_faulty(v1=True)
+        stream.stall_sending()
+        while guest.conn.statistics().messages < 4:
+            guest.conn.send_nowait("fill", action="fill")
+            await wait_all_tasks_blocked()
+        await guest.client.send_action("$join", {"room": "r"}, id=1)
+        await wait_all_tasks_blocked()
+        broker.forget("r")
+        for number in range(new):
+            manager.broadcast_to_room("r", f"new {number}")
+        member = await served.enter(v1=True)
+        there = await member.client.request("$join", {"room": "r"})
+        stream.resume_sending()
+        while (message := await guest.client.receive_json()).get("id") != 1:
+            assert message["action"] == "fill"
+        assert message["data"] == there == {"room": "r", "epoch": there["epoch"], "offset": new}
+        manager.broadcast_to_room("r", "later")
+        for one in (guest, member):
+            assert await one.client.receive_json() == {"room": "r", "offset": new + 1, "data": "later"}
+        assert served.server.statistics().insufficient == 0
+
+
+class AnswersLate(MemoryBroker):
+    """What it is asked first is known soon, and answered late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = False
+
+    async def history(
+        self, room: str, *, keep: Keep, since: Position | None, limit: int | None, reverse: bool
+    ) -> Slice:
+        late, self._asked = not self._asked, True
+        part = await super().history(room, keep=keep, since=since, limit=limit, reverse=reverse)
+        if late:
+            await trio.sleep(1)
+        return part
+
+
+async def test_a_join_that_is_overtaken_by_one_in_a_new_epoch(autojump_clock: MockClock) -> None:
+    """What it has read is of a stream that is over, so it reads again; nothing happens to the other one."""
+    broker = AnswersLate()
+    manager = history_manager(broker)
+    async with hall(manager) as served:
+        slow, quick = await served.enter(v1=True), await served.enter(v1=True)
+        async with trio.open_nursery() as nursery:
+            joining = attempt(nursery, slow.conn.join, "r")
+            await trio.sleep(0.5)
+            broker.forget("r")
+            there = await quick.conn.join("r")
+            await joining.over.wait()
+        assert joining.result.position == there.position
+        manager.broadcast_to_room("r", 1)
+        for guest in (slow, quick):
+            assert await guest.client.receive_json() == {"room": "r", "offset": 1, "data": 1}
+        assert served.server.statistics().insufficient == 0
 
 
 async def test_what_comes_of_an_old_epoch_is_for_nobody(autojump_clock: MockClock) -> None:

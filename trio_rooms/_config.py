@@ -200,8 +200,9 @@ class Config:
         default=_POSITION_CHECK_INTERVAL, validator=validators.optional(positive)
     )
     """Seconds between looks at whether the members of rooms with history have come as far as the broker. A lag that
-    is still there 10 s later ends their connections with 4010, so that they recover. None: never. The broker of one
-    process, which delivers at once, is not asked."""
+    is still there 10 s later, or after so many seconds if they are fewer, ends their connections with 4010, so that
+    they recover: shorter than what the broker takes to deliver, it ends them for nothing. None: never. The broker of
+    one process, which delivers at once, is not asked."""
 
     trusted_proxies: tuple[Proxy, ...] = attrs.field(default=(), converter=_networks)
     """Addresses and networks of your own proxies, such as ``("10.0.0.0/8", "::1")``, and "unix" for whoever connects

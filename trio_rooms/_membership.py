@@ -11,7 +11,7 @@ before the hooks of everything that happens later.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -86,6 +86,8 @@ class Memberships:
             else:
                 while not outbox.fits(len((frame := reply(joined)).data)):
                     await outbox.wait_fits(len(frame.data))
+                    if one.recovery is not None:
+                        await self._read(one.recovery.read_anew)
                     joined = one.outcome()
                 outbox.send_nowait(frame)
                 one.begin()
@@ -143,7 +145,7 @@ class Memberships:
                             conn=self._conn,
                             max_bytes=max_bytes,
                         )
-                        await self._read(one.recovery)
+                        await self._read(one.recovery.read)
                         place.check()
                         yield one
             if one is None or not one.begun:
@@ -163,9 +165,9 @@ class Memberships:
             self._node.counters.limit("max_rooms_per_connection")
             raise TooManyRooms("this connection is in too many rooms")
 
-    async def _read(self, recovery: Recovery) -> None:
+    async def _read(self, read: Callable[[], Awaitable[None]]) -> None:
         try:
-            await recovery.read()
+            await read()
         except (ActionError, ConnectionGone):
             raise
         except Exception as exc:

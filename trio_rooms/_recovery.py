@@ -50,6 +50,8 @@ class Reading:
     since: Position | None
     held: CatchUp
     part: Slice = attrs.field(init=False)
+    _known: str | None = attrs.field(init=False, default=None)
+    """The epoch of the room's members here when the slice was asked for."""
 
     async def read(self) -> None:
         """Read as much of the history as is needed. Raises :exc:`RoomFailed`, and what the broker raises."""
@@ -58,16 +60,34 @@ class Reading:
         cache = self.options.recovery == "cache"
         limit = 1 if cache else 0 if self.since is None else self.held.max_items + 1
         for _ in range(_MAX_READS):
-            known = self.held.epoch
+            known, self._known = self.held.epoch, self._epoch_here
             self.part = await self.node.read_stream(
                 self.name, keep, since=None if cache else self.since, limit=limit, reverse=cache
             )
-            if self.held.goes_with(self.part, known):
+            if self.held.goes_with(self.part, known) and not self._is_overtaken:
                 return
         raise RoomFailed("the room's history begins anew again and again")
 
+    async def read_anew(self) -> None:
+        """Read again if the stream has begun anew since: for whoever cannot begin right after :meth:`read`.
+
+        No checkpoint if it has not.
+        """
+        if self.held.is_apart_from(self.part) or self._is_overtaken:
+            await self.read()
+
+    @property
+    def _epoch_here(self) -> str | None:
+        """That of the room's members, if there are any."""
+        return None
+
+    @property
+    def _is_overtaken(self) -> bool:
+        """Whether the members have come to another epoch since the slice was asked for, which may be a newer one."""
+        return self._epoch_here not in (self.part.position.epoch, self._known)
+
     def caught(self) -> Caught:
-        """What would come of it if it began now."""
+        """What would come of it if it began now, in the step in which it was read, or :meth:`read_anew` returned."""
         position, items = self.held.merged(self.part)
         if self.options.recovery == "cache":
             return self._latest(position, items)
@@ -101,6 +121,10 @@ class Recovery(Reading):
     conn: Connection
     max_bytes: int
     """What the recovered items may take, at most."""
+
+    @property
+    def _epoch_here(self) -> str | None:
+        return None if self.room._stream is None else self.room._stream.epoch
 
     async def read(self) -> None:
         """As :meth:`Reading.read`; and have the program fill a room that is empty."""

@@ -77,6 +77,10 @@ class CatchUp:
         self.epoch, self.top, self.after, self.overrun, self.lost = None, 0, 0, False, False
         return True
 
+    def is_apart_from(self, part: Slice) -> bool:
+        """Whether something was delivered of another epoch than the slice's, which :meth:`merged` has no use for."""
+        return self.epoch is not None and self.epoch != part.position.epoch
+
     def merged(self, part: Slice) -> tuple[Position, tuple[HistoryItem, ...] | None]:
         """The top of both, and all items of both, or the latest; None in their place if some are not held."""
         top = part.position.offset

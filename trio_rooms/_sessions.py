@@ -16,6 +16,7 @@ nothing of the user's is called: sessions that have ended are handed to who call
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ class Session:
     user: str | None
     """Who alone may have it again."""
     owner: Connection | None
-    """None while it is kept for a client that is away."""
+    """None once that is over."""
     holders: dict[str, Connection]
     """The owner and those before it whose hooks are not over, by id."""
     digests: tuple[bytes, ...]
@@ -59,7 +60,9 @@ class Session:
     began: bool = False
     """Whether ``on_connect`` of any of its connections had begun: whether the program knows of it."""
     expires_at: float = 0.0
-    """When it is no longer kept; set while it is."""
+    """When it is no longer kept; infinity as long as hooks of its last connections are not over."""
+    over: bool = False
+    """Whether its owner has ended for good: nobody can have it any more."""
     parked: trio.lowlevel.ParkingLot | None = None
     """Where an owner waits for those before it."""
 
@@ -169,11 +172,16 @@ class Sessions:
         self._of_connection[ident] = session
 
     def _may_have(self, conn: Connection, session: Session) -> bool:
+        if session.over:
+            return False
         away = session.owner is None
         return session.user == conn.identity.user and not (away and session.expires_at <= trio.current_time())
 
     def left(self, conn: Connection) -> None:
-        """A connection is over, its hooks are, too: keep its session, or end it. Idempotent."""
+        """A connection is over, its hooks are, too: if it is the last that holds its session, keep that, or end it.
+
+        Idempotent.
+        """
         session = conn._session
         if session is None or session.holders.pop(conn.id, None) is None:
             return
@@ -181,10 +189,12 @@ class Sessions:
             session.parked.unpark_all()
         if session.source is conn:
             session.note_metadata()
-        if session.owner is not conn:
+        if session.owner is conn:
+            session.owner, session.expires_at = None, math.inf
+            session.over = not session.began or _says_not_to_return(conn)
+        if session.owner is not None or session.holders:
             return
-        session.owner = None
-        if not session.began or _says_not_to_return(conn):
+        if session.over:
             self._end(session)
             return
         session.expires_at = trio.current_time() + self._window

@@ -82,9 +82,12 @@ def check_keys(history: History) -> Iterator[str]:
 
 
 def _client_keys(history: History) -> Iterator[tuple[str, str | None]]:
-    """What clients have asked to be published, and its key, which is that of a user, or of a connection."""
+    """What clients have asked to be published, and its key: that of a user, a session, or a connection."""
     for link in history.links.values():
-        owner = f"user {link.client // 2}" if history.settings.named else f"link {link.number}"
+        if history.settings.named:
+            owner = f"user {link.client // 2}"
+        else:
+            owner = f"link {link.number}" if link.session is None else f"session {link.session}"
         for message in link.sent:
             if message["action"] == "$publish":
                 key = message["data"].get("idempotency_key")

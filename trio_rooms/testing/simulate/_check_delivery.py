@@ -20,10 +20,11 @@ def check_views(history: History) -> Iterator[str]:
     for link in history.links.values():
         if not link.plain:
             publications = [one for one in link.seen if is_publication(one) and "offset" not in one]
-            yield from compare(link, history.deliveries_to(link), publications)
+            yield from compare(history, link, history.deliveries_to(link), publications)
 
 
 def compare(
+    history: History,
     link: LinkHistory,
     expected: list[tuple[Delivery, str | None]],
     publications: list[dict[str, Any]],
@@ -33,7 +34,7 @@ def compare(
     places, problems = _match(link, expected, publications)
     yield from problems
     if not problems:
-        yield from _check_missing(link, expected, places, excused)
+        yield from _check_missing(history, link, expected, places, excused)
 
 
 def is_publication(message: Any) -> bool:
@@ -70,7 +71,11 @@ def _match(
 
 
 def _check_missing(
-    link: LinkHistory, expected: list[tuple[Delivery, str | None]], places: list[int], excused: frozenset[int]
+    history: History,
+    link: LinkHistory,
+    expected: list[tuple[Delivery, str | None]],
+    places: list[int],
+    excused: frozenset[int],
 ) -> Iterator[str]:
     seen = excused.union(places)
     last = max(places, default=-1)
@@ -85,7 +90,7 @@ def _check_missing(
     outbox: OutboxStatistics = link.close.detail[2]
     counted = outbox.dropped + outbox.displaced
     if not outbox.dropped:
-        yield from _check_replaced(link, expected, holes)
+        yield from _check_replaced(history, link, [expected[index] for index in holes])
     if len(holes) > counted:
         yield f"{link} misses {len(holes)} in between, but {counted} are counted"
     # What a stream has lost is told by the code.
@@ -94,12 +99,15 @@ def _check_missing(
         yield f"{link} misses {len(missing)}, but {counted + outbox.discarded} are counted"
 
 
-def _check_replaced(link: LinkHistory, expected: list[tuple[Delivery, str | None]], holes: list[int]) -> Iterator[str]:
-    """What was displaced has made room for something newer of its own room."""
-    last = {room: index for index, (_, room) in enumerate(expected)}
-    for index in holes:
-        delivery, room = expected[index]
-        if last[room] == index:
+def _check_replaced(history: History, link: LinkHistory, holes: list[tuple[Delivery, str | None]]) -> Iterator[str]:
+    """What was displaced has made room for something newer of its own room, which may have a position."""
+    if not holes:
+        return
+    conn = link.conn or ""
+    live = [one for one in history.deliveries if conn in one.entry.recipients and conn not in one.entry.closing]
+    last = {one.entry.recipients[conn]: one.index for one in live}
+    for delivery, room in holes:
+        if last[room] == delivery.index:
             yield f"{link} misses {delivery.event!r} of {room!r}, though nothing newer of that has come"
 
 

@@ -41,10 +41,19 @@ def _explained(history: History, link: LinkHistory, code: int, by: str) -> bool:
         return any(other.client == link.client and other is not link for other in history.links.values())
     if code == 4010:
         return stream_was_lost(history)
+    if code == 1008:
+        return _was_cut_short(history, link)
     if code == 1011:
         crashed = any(message["action"] == "crash" for message in link.sent)
         return crashed or bool(history.faults & {"hook_crash", "leave_hook_crash"})
     return False
+
+
+def _was_cut_short(history: History, link: LinkHistory) -> bool:
+    """Whether nothing more was heard of it for so long that a message it had begun was waited for no more."""
+    patience = history.settings.config.limits.message_timeout
+    silent = [history.time_at(index) for index, kind in link.struck if kind == "silence"]
+    return link.close is not None and any(history.time_of(link.close) - since >= patience for since in silent)
 
 
 def stream_was_lost(history: History, room: str | None = None) -> bool:
@@ -60,6 +69,11 @@ def _is_impatient(history: History) -> bool:
     """Whether what is read at once has to come sooner than the broker brings it: half a lag after it was kept."""
     settings = history.settings
     return settings.quick_reads and (settings.lag or 0) / 2 >= (settings.config.position_check_interval or math.inf)
+
+
+def _is_given_up_too_soon(history: History, link: LinkHistory) -> bool:
+    """Whether it was sent away to recover what only was on its way: by each beacon anew, as all rounds are alike."""
+    return _is_impatient(history) and link.close is not None and link.close.detail[0] == 4010
 
 
 def _may_be_cut_off(link: LinkHistory) -> bool:
@@ -85,7 +99,7 @@ def check_liveness(history: History) -> Iterator[str]:
     }
     for index, beacon in history.record.of(Beacon):
         for link in beacon.links if index > last else ():
-            if (link, beacon.n) not in seen:
+            if (link, beacon.n) not in seen and not _is_given_up_too_soon(history, history.links[link]):
                 yield f"link {link} does not see the beacon of {beacon.room!r}"
         for client in beacon.library if index > last else ():
             if not _is_told(history, client, index, beacon):

@@ -23,7 +23,8 @@ def check_plain(history: History) -> Iterator[str]:
         if link.plain:
             expected = history.deliveries_to(link)
             events = [delivery.event for delivery, _ in expected]
-            yield from compare(link, expected, _publications(history, link, events), _passed_over(history, link))
+            found = _publications(history, link, events)
+            yield from compare(history, link, expected, found, _passed_over(history, link))
             yield from _check_leaves(history, link)
 
 

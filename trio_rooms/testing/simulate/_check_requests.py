@@ -13,6 +13,9 @@ _IN_TURN: Final = frozenset(
     {"$join", "enter", "say", "shout", "echo", "sleep", "crash", "$history", "$publish", "status", "ask"}
 )
 
+#: Virtual seconds that any request is answered in, when it has its turn.
+_TIME: Final = 10.0
+
 _JOINS: Final = frozenset({"$join", "enter"})
 
 
@@ -29,7 +32,8 @@ def check_replies(history: History) -> Iterator[str]:
             elif isinstance(entry, Seen) and _is_reply(entry.message):
                 yield from _check_reply(history, link, entry.message, asked, open_streams)
         yield from _check_order(link, order)
-        if asked and _must_be_answered(link) and not _waits_for_what_is_lost(history, asked):
+        held_up = _waits_for_what_is_lost(history, asked) or _has_waited_to_the_end(history, link)
+        if asked and _must_be_answered(link) and not held_up:
             yield f"{link} was never answered: {list(asked.values())[:3]!r}"
 
 
@@ -47,6 +51,17 @@ def _waits_for_what_is_lost(history: History, asked: dict[Any, dict[str, Any]]) 
         elif waiting < history.settings.config.limits.inbox_messages:
             return False
     return True
+
+
+def _has_waited_to_the_end(history: History, link: LinkHistory) -> bool:
+    """Whether it was told so late of what is lost that for what was behind it there was no time."""
+    lost = {one["id"] for one in link.sent if "id" in one and _number_of(one) in history.lost}
+    told = [
+        index
+        for index, one in link.talk
+        if isinstance(one, Seen) and _is_reply(one.message) and one.message["id"] in lost
+    ]
+    return bool(told and link.ended) and history.time_of(link.ended) - history.time_at(told[-1]) < _TIME
 
 
 def _number_of(request: dict[str, Any]) -> str | None:

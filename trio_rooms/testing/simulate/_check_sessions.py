@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from ._history import History, LinkHistory
-from ._record import Called, Seen, Sent, Served
+from ._record import Called, Fault, Seen, Sent, Served
 
 # Virtual seconds that hooks may take, and that the end of a server does.
 _SLACK = 10.0
@@ -137,7 +137,9 @@ def _may_be_refused(
 
 
 def _may_be_too_late(history: History, link: LinkHistory, welcome: int) -> bool:
-    """Whether ``$session`` may have come so late that the server waited for it no more."""
+    """Whether ``$session`` may have come so late that the server waited for it no more, or took no more messages."""
+    if link.close is not None and link.close.detail[0] == 1012:  # which it said in the midst of a drain
+        return any(one.kind == "restart" and index < welcome for index, one in history.record.of(Fault))
     held_up = any(kind in _DELAYS and index < welcome for index, kind in link.struck)
     return held_up and history.time_at(welcome) - history.time_at(link.begun) >= _FIRST_WAIT
 
@@ -169,6 +171,8 @@ def _is_ending(link: LinkHistory, welcome: int) -> bool:
     """Whether the server had closed the connection before it said this: then it has not come to all rooms."""
     if link.close is None or link.close.detail[1] != "server":
         return False
+    if any(kind == "close" and index < welcome for index, kind in link.struck):
+        return True
     later = (entry.message for index, entry in link.talk if index > welcome and isinstance(entry, Seen))
     return all("id" in message for message in later)
 

@@ -35,9 +35,13 @@ def _written_to(link: LinkHistory | None, entry: Published) -> tuple[bool, bool]
     if link.wrote is not None:
         taken = any(_is_live(message, entry) for message in link.wrote.messages[: link.wrote.taken])
         return taken, taken
-    seen = any(_is_live(message, entry) for message in link.seen)
-    # Over sockets: of what a broken connection has carried the last may have arrived, and only its client knows.
-    return seen and "cut" not in link.faults, seen or bool(link.faults) or link.left or _is_cut_short(link)
+    place = next((place for place, message in enumerate(link.seen) if _is_live(message, entry)), None)
+    seen = place is not None
+    # Over sockets: of what a broken connection has carried the last may have arrived, and only its client knows. And
+    # what was given up in the midst of a write may have left before the close frame, which completes what was begun.
+    given_up = place is not None and link.close is not None and place >= link.close.detail[2].written
+    certain = seen and "cut" not in link.faults and not given_up
+    return certain, seen or bool(link.faults) or link.left or _is_cut_short(link)
 
 
 def _is_cut_short(link: LinkHistory) -> bool:
