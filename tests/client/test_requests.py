@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -115,13 +116,8 @@ async def test_idempotent_but_forbidden(autojump_clock: MockClock) -> None:
 
 async def test_not_sent_yet(autojump_clock: MockClock) -> None:
     """A request that was still in the queue is certainly not done, so it is asked on the next connection."""
-    server, gates = FakeServer(), []
-
-    async def connect() -> trio.abc.Stream:
-        stream = await server.connect()
-        assert isinstance(stream, trio.StapledStream)
-        gates.append(Gate(stream.send_stream))
-        return trio.StapledStream(gates[-1], stream.receive_stream)
+    server = FakeServer()
+    gates, connect = gated(server)
 
     async with open_rooms("ws://test/ws", connect=connect) as client, trio.open_nursery() as nursery:
         conn = await server.accept()
@@ -285,9 +281,9 @@ async def test_request_of_a_stream(autojump_clock: MockClock) -> None:
         await conn.expect("$cancel", {"id": request["id"]})
 
 
-async def test_the_queue_is_bounded(autojump_clock: MockClock) -> None:
-    """Senders wait for a place, and get it."""
-    server, gates = FakeServer(), []
+def gated(server: FakeServer) -> tuple[list[Gate], Callable[[], Awaitable[trio.abc.Stream]]]:
+    """How to connect to a server so that the test can stop what is sent; with the gates, one for each connection."""
+    gates: list[Gate] = []
 
     async def connect() -> trio.abc.Stream:
         stream = await server.connect()
@@ -295,6 +291,13 @@ async def test_the_queue_is_bounded(autojump_clock: MockClock) -> None:
         gates.append(Gate(stream.send_stream))
         return trio.StapledStream(gates[-1], stream.receive_stream)
 
+    return gates, connect
+
+
+async def test_the_queue_is_bounded(autojump_clock: MockClock) -> None:
+    """Senders wait for a place, and get it."""
+    server = FakeServer()
+    gates, connect = gated(server)
     config = ClientConfig(send_messages=2, write_timeout=1_000, ping_interval=1_000)
     async with open_rooms("ws://test/ws", connect=connect, config=config) as client, trio.open_nursery() as nursery:
         conn = await server.accept()
@@ -320,14 +323,8 @@ async def test_the_queue_is_bounded(autojump_clock: MockClock) -> None:
 
 async def test_a_place_that_is_given_back(autojump_clock: MockClock) -> None:
     """A request that is cancelled before it was written makes way for a sender, though nothing is written."""
-    server, gates = FakeServer(), []
-
-    async def connect() -> trio.abc.Stream:
-        stream = await server.connect()
-        assert isinstance(stream, trio.StapledStream)
-        gates.append(Gate(stream.send_stream))
-        return trio.StapledStream(gates[-1], stream.receive_stream)
-
+    server = FakeServer()
+    gates, connect = gated(server)
     config = ClientConfig(send_messages=1, write_timeout=1_000, ping_interval=1_000)
     async with open_rooms("ws://test/ws", connect=connect, config=config) as client, trio.open_nursery() as nursery:
         conn = await server.accept()
