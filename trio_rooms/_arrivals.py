@@ -239,6 +239,7 @@ class Arrivals:
             message_timeout=config.limits.message_timeout,
             read_buffer_size=config.read_buffer_size,
             before_read=conn._dispatcher.inbox.room,
+            poller=self._node.poller,
         )
         with suppress(TransportClosed):
             rest = transport.accept(upgrade.key, upgrade.subprotocol)

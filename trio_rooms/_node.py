@@ -45,6 +45,7 @@ from ._subscription import Subscriptions
 from ._wire.fanout import FanOut, Outcome
 from ._wire.flusher import Flusher
 from ._wire.outbox import Outbox
+from ._wire.poller import Poller, make_poller
 from .brokers.base import Broker
 from .brokers.memory import MemoryBroker
 
@@ -71,6 +72,8 @@ class Node:
     """Tasks of rooms, and hooks that outlive what they belong to. Cancelled last."""
     grace: Grace = attrs.field(factory=Grace)
     flusher: Flusher = attrs.field(factory=Flusher)
+    poller: Poller | None = attrs.field(factory=make_poller)
+    """Waits for what clients send. None where it is left to trio."""
     counters: Counters = attrs.field(factory=Counters)
     connections: dict[str, Connection] = attrs.field(factory=dict)
     outboxes: dict[str, Outbox] = attrs.field(factory=dict)

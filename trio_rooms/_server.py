@@ -153,6 +153,8 @@ class Server:
         ]
         if self._arrivals.open:
             left.append(f"{self._arrivals.open} places at the door")
+        if node.poller is not None and node.poller.readers:
+            left.append(f"{len(node.poller.readers)} sockets that are waited for")
         if not self._over.is_set():
             left.append("serve itself")
         counters = node.counters
@@ -234,6 +236,8 @@ async def _run_tasks(
                 server = make_server(tasks)
                 outer.start_soon(server._drain.watch)
                 outer.start_soon(server._node.flusher.run)
+                if server._node.poller is not None:
+                    outer.start_soon(server._node.poller.run)
                 outer.start_soon(watch_positions, server._node)
                 task_status.started(server)
                 await connections_over.wait()

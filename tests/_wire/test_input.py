@@ -12,31 +12,40 @@ import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from trio_rooms._wire.ending import GONE
-from trio_rooms._wire.input import input_of
+from trio_rooms._wire.input import Input, input_of
+from trio_rooms._wire.plain import PlainStream
+from trio_rooms._wire.poller import Poller
 
 
 @asynccontextmanager
-async def connected(kind: str) -> AsyncIterator[tuple[trio.abc.Stream, trio.abc.Stream]]:
-    """Two ends of a stream."""
+async def connected(kind: str) -> AsyncIterator[tuple[trio.abc.Stream, Input, trio.abc.Stream]]:
+    """Two ends of a stream, and the input of the first one."""
     ours: trio.abc.Stream
     theirs: trio.abc.Stream
     if kind == "memory":
         ours, theirs = memory_stream_pair()
     else:
-        pair = trio.socket.socketpair()
-        ours, theirs = (trio.SocketStream(end) for end in pair)
-    async with ours, theirs:
-        yield ours, theirs
+        pair = socket.socketpair()
+        for end in pair:
+            end.setblocking(False)
+        ours = PlainStream(pair[0], "")
+        theirs = trio.SocketStream(trio.socket.from_stdlib_socket(pair[1]))
+    async with ours, theirs, trio.open_nursery() as nursery:
+        poller = Poller() if kind == "polled" else None
+        if poller is not None:
+            nursery.start_soon(poller.run)
+        yield ours, input_of(ours, poller), theirs
+        nursery.cancel_scope.cancel()
 
 
-KINDS = pytest.mark.parametrize("kind", ["memory", "socket"])
+KINDS = pytest.mark.parametrize("kind", ["memory", "socket", "polled"])
 
 
 @KINDS
 async def test_what_comes(kind: str) -> None:
     """At most so many bytes, in order, and none at the end; each read is a checkpoint."""
-    async with connected(kind) as (ours, theirs):
-        read = input_of(ours).read
+    async with connected(kind) as (_, source, theirs):
+        read = source.read
         await theirs.send_all(b"abcde")
         await theirs.send_eof()  # type: ignore[attr-defined]
         got = []
@@ -49,8 +58,8 @@ async def test_what_comes(kind: str) -> None:
 @KINDS
 async def test_a_cancel_loses_nothing(kind: str) -> None:
     """A read that is cancelled, before it has begun or while it waits, leaves all there is to the next."""
-    async with connected(kind) as (ours, theirs):
-        read = input_of(ours).read
+    async with connected(kind) as (_, source, theirs):
+        read = source.read
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read, 9)
             await wait_all_tasks_blocked()
@@ -66,8 +75,8 @@ async def test_a_cancel_loses_nothing(kind: str) -> None:
 @KINDS
 async def test_closed_while_it_waits(kind: str) -> None:
     """A read ends with one of GONE when the stream is closed by another task, and so does the next."""
-    async with connected(kind) as (ours, _):
-        read = input_of(ours).read
+    async with connected(kind) as (ours, source, _):
+        read = source.read
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon

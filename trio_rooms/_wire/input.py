@@ -2,7 +2,8 @@
 
 Theory of operation. A stream's ``receive_some`` reads first and waits if nothing was there, which of a client that
 waits for its answer is always so: a system call and an exception for nothing. Then it goes through four coroutines.
-Over a plain socket we wait first and read then, by ourselves.
+Over a plain socket we wait first and read then, by ourselves; where a connection lives on one, with all others (see
+``poller``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Protocol
 import trio
 
 from .plain import PlainStream, plain_socket
+from .poller import PolledInput, Poller
 
 
 class Input(Protocol):
@@ -29,8 +31,12 @@ class Input(Protocol):
         ...
 
 
-def input_of(stream: trio.abc.Stream) -> Input:
-    """The input of a stream."""
+def input_of(stream: trio.abc.Stream, poller: Poller | None = None) -> Input:
+    """The input of a stream; of one that we have accepted by ourselves it waits by the poller, if there is one."""
+    if poller is not None and isinstance(stream, PlainStream):
+        reader = PolledInput(stream.socket, poller)
+        stream.reader = reader
+        return reader
     plain = plain_socket(stream) if sys.platform != "win32" else None
     return _StreamInput(stream) if plain is None else _SocketInput(plain)
 

@@ -21,6 +21,7 @@ from .ending import GONE, close_now, see_off
 from .frames import Frame, close_frame, ping_frame, pong_frame
 from .input import input_of
 from .output import SocketOutput, output_of
+from .poller import Poller
 from .reader import Event, FrameReader, Ping, Pong
 from .transport import MESSAGE_TOO_SLOW, Close, TransportClosed
 from .upgrade import switching_protocols
@@ -78,10 +79,11 @@ class NativeTransport:
         message_timeout: float,
         read_buffer_size: int,
         before_read: Callable[[], Awaitable[None] | None],
+        poller: Poller | None = None,
     ) -> None:
         self._stream = stream
         self._reader = FrameReader(max_message_bytes=max_message_bytes, max_fragments=max_fragments)
-        self._input = input_of(stream)
+        self._input = input_of(stream, poller)
         self._events: list[Event] = self._reader.feed(trailing)[::-1]  # the oldest is the last
         self._message_timeout = message_timeout
         self._message_deadline = trio.current_time() + message_timeout if self._reader.in_message else math.inf

@@ -10,23 +10,32 @@ from __future__ import annotations
 
 import operator
 import socket
-from typing import final
+from typing import Protocol, final
 
 import trio
 
 _READ_SIZE = 65536
 
 
+class Reader(Protocol):
+    """Who waits for the socket without trio's knowledge."""
+
+    def close(self) -> None:
+        """The socket is about to be closed."""
+
+
 @final
 class PlainStream(trio.abc.HalfCloseableStream):
     """A stream over a connected, non-blocking socket, which it owns."""
 
-    __slots__ = ("_eof_sent", "remote", "socket")
+    __slots__ = ("_eof_sent", "reader", "remote", "socket")
 
     def __init__(self, plain: socket.socket, remote: object) -> None:
         self.socket = plain
         self.remote = remote
         """The peer's address as ``accept`` gave it."""
+        self.reader: Reader | None = None
+        """Who is to be told when it is closed, besides those of whom trio knows."""
         self._eof_sent = False
         # Of the socket itself: from its listener it would inherit this only if it connected after that was set there.
         try:  # noqa: SIM105 - each connection passes here
@@ -82,6 +91,8 @@ class PlainStream(trio.abc.HalfCloseableStream):
     def close(self) -> None:
         """Close the socket, which whoever waits for it is told. Idempotent."""
         if self.socket.fileno() >= 0:
+            if self.reader is not None:
+                self.reader.close()
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
 
