@@ -100,8 +100,8 @@ TREE = Box(
     (
         Box("broker", ("shielded: outlives everything that may publish",)),
         Box(
-            "flusher and watchdog",
-            ("the one writes for all connections what need not wait, the other names what holds a shutdown too long",),
+            "flusher, poller, watchdog",
+            ("write for all connections what need not wait; wait for what they send; name what holds a shutdown too long",),
         ),
         Box(
             "tasks",
