@@ -101,7 +101,7 @@ TREE = Box(
         Box("broker", ("shielded: outlives everything that may publish",)),
         Box(
             "flusher, poller, watchdog",
-            ("write for all connections what need not wait; wait for what they send; name what holds a shutdown too long",),
+            ("write what need not wait, wait for what clients send, name what holds a shutdown too long",),
         ),
         Box(
             "tasks",

@@ -36,7 +36,8 @@ class Format:
     def publication(self, publication: Publication) -> Frame:
         """The frame of an event."""
         data = publication.data if self.text else packed(publication)
-        return self._frame(self.codec.publication(publication.room, publication.action, data, publication.offset))
+        payload = self.codec.publication(publication.room, publication.action, data, publication.offset)
+        return make_frame(payload, text=self.text)
 
     def marker(self, publication: Publication) -> Frame:
         """The frame for a member that an event of a room with history is not for."""
@@ -66,7 +67,7 @@ class Format:
 
     def reply(self, ident: Id, data: object) -> Frame:
         """The frame of a result."""
-        return self._frame(self.codec.reply(ident, data))
+        return make_frame(self.codec.reply(ident, data), text=self.text)  # without a call between: one for each request
 
     def item(self, ident: Id, data: object) -> Frame:
         """The frame of one of several results."""

@@ -30,6 +30,22 @@ if TYPE_CHECKING:
 class Room:
     """A named group of connections. Get one from ``manager.get_room``, ``conn.join`` or a room hook."""
 
+    __slots__ = (
+        "__weakref__",
+        "_failed",
+        "_keep",
+        "_node",
+        "_presence",
+        "_roster",
+        "_stream",
+        "_target",
+        "_task",
+        "closed",
+        "metadata",
+        "name",
+        "options",
+    )
+
     def __init__(self, node: Node, name: str, options: RoomOptions) -> None:
         self.name = name
         """The room's name."""

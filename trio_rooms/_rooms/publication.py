@@ -143,19 +143,14 @@ class Publication(msgspec.Struct, eq=False, gc=False):
         """Its frame in a format, made at the first call."""
         if self._form is form and self._frame is not None:
             return self._frame
-        frame = None if self._frames is None else self._frames.get(form)
-        if frame is None:
-            frame = form.publication(self)
-            self._keep(form, frame)
-        return frame
-
-    def _keep(self, form: Format, frame: Frame) -> None:
         if self._frame is None:
-            self._form, self._frame = form, frame
-        elif self._frames is None:
-            self._frames = {form: frame}
-        else:
-            self._frames[form] = frame
+            self._form, self._frame = form, form.publication(self)
+            return self._frame
+        if self._frames is None:
+            self._frames = {}
+        if form not in self._frames:
+            self._frames[form] = form.publication(self)
+        return self._frames[form]
 
     def to(self, room: str) -> Publication:
         """This publication for one of its rooms."""

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from .._room_options import Overflow
 from .frames import OVERHEAD, Frame
 
@@ -37,25 +39,26 @@ class Item(Protocol):
     def frame(self, form: Any, /) -> Frame: ...
 
 
-class Backlog:
-    """Items in the order in which they will be written, and what they are charged."""
+class Backlog(msgspec.Struct, eq=False):
+    """Items in the order in which they will be written, and what they are charged.
 
-    __slots__ = ("cost", "data", "droppable_cost", "droppable_items", "form", "items", "last", "owner")
+    A Struct because one is made for each reply and each publication to a small room, see ``_rooms.publication``. It is
+    known to the garbage collector, for its owner may hold those who hold it.
+    """
 
-    def __init__(self, form: object, owner: object = None) -> None:
-        self.form: object = form
-        self.owner: object = owner
-        """Whose publications may be added in place; None for a backlog of one outbox."""
-        self.items: list[Item] = []
-        self.last: Item | None = None
-        """The item that was added last, if it is still there."""
-        self.cost: int = 0
-        """Bytes of the frames, and the overhead of each."""
-        self.droppable_items: int = 0
-        self.droppable_cost: int = 0
-        """The part of rooms with a policy that drops."""
-        self.data: bytes | None = None
-        """The bytes of all items, once :meth:`joined` has been asked for them."""
+    form: object
+    owner: object = None
+    """Whose publications may be added in place; None for a backlog of one outbox."""
+    items: list[Item] = []
+    last: Item | None = None
+    """The item that was added last, if it is still there."""
+    cost: int = 0
+    """Bytes of the frames, and the overhead of each."""
+    droppable_items: int = 0
+    droppable_cost: int = 0
+    """The part of rooms with a policy that drops."""
+    data: bytes | None = None
+    """The bytes of all items, once :meth:`joined` has been asked for them."""
 
     def add(self, item: Item, cost: int) -> None:
         """Put an item at the end."""
@@ -125,6 +128,14 @@ class Backlog:
     def cost_of(self, item: Item) -> int:
         """What an item is charged."""
         return len(item.frame(self.form).data) + OVERHEAD
+
+
+def begin(item: Item, form: object, data: bytes, owner: object = None) -> Backlog:
+    """A backlog with one item, whose bytes in that format are given."""
+    cost = len(data) + OVERHEAD
+    if item.overflow == "close":
+        return Backlog(form, owner, [item], item, cost, 0, 0, data)
+    return Backlog(form, owner, [item], item, cost, 1, cost, data)
 
 
 def join(items: list[Item], form: object) -> bytes:

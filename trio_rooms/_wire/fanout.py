@@ -17,9 +17,9 @@ from collections.abc import Collection, Mapping, Sequence
 import attrs
 import msgspec
 
-from .backlog import Backlog, Item
+from .backlog import Backlog, Item, begin
 from .departures import Delivery
-from .flusher import Flushable, Flusher
+from .flusher import Flusher
 from .frames import OVERHEAD
 from .outbox import CLOSED, DROPPED, Outbox
 
@@ -61,13 +61,18 @@ class FanOut:
         init=False, default=attrs.Factory(lambda self: min(self.max_cost, self.write_buffer_size), True)
     )
 
-    def put_all(self, item: Item, outboxes: Mapping[str, Outbox], exclude: Collection[str] = ()) -> Outcome:
+    def put_all(
+        self, item: Item, outboxes: Mapping[str, Outbox], exclude: Collection[str] = (), *, watched: bool = False
+    ) -> Outcome:
         """Put ``item`` into the outboxes of all members, which are given by id, but those excluded.
 
-        ``outboxes`` is the room's own mapping, the same at each call: its identity stands for the room.
+        ``outboxes`` is the room's own mapping, the same at each call: its identity stands for the room. With
+        ``watched`` the item itself can be found where it waits.
         """
         targets = outboxes if not exclude else _others(outboxes, exclude)
-        sharing = _Sharing(self, item, outboxes)
+        # Where nobody shares with another, the bytes are enough; of ten thousand that wait, all else is gone.
+        alone = len(outboxes) == 1 and item.overflow == "close" and not watched
+        shared: dict[object, Backlog | None] = {}
         woken = self.flusher.many
         dropped = displaced = 0
         closed: list[Outbox] | None = None
@@ -78,14 +83,14 @@ class FanOut:
             if backlog is None:
                 if outbox.form is not form:
                     form = outbox.form
-                    fresh = sharing.fresh(form)
+                    fresh = self._fresh(item, form, outboxes, shared, alone=alone)
                 if fresh is not None:
                     outbox.backlog = fresh
                     woken.append(outbox)
                     continue
             elif backlog.last is item:
                 continue
-            result = sharing.put(outbox, woken)
+            result = self._put(item, outbox, outboxes, shared)
             if result > 0:
                 displaced += result
             elif result == DROPPED:
@@ -104,11 +109,47 @@ class FanOut:
         """As :meth:`put_all`, and ``delivery`` is told when each outbox that took the item has it no more."""
         targets = {ident: outbox for ident, outbox in outboxes.items() if ident not in exclude}
         refused = {ident: outbox.dropped for ident, outbox in targets.items()}
-        outcome = self.put_all(item, outboxes, exclude)
+        outcome = self.put_all(item, outboxes, exclude, watched=True)
         for ident, outbox in targets.items():
             if outbox.dropped == refused[ident]:
                 outbox.watch(item, delivery)
         return outcome
+
+    def _fresh(
+        self, item: Item, form: object, owner: object, shared: dict[object, Backlog | None], *, alone: bool = False
+    ) -> Backlog | None:
+        """The backlog with nothing but the item that a pass shares out; None if everybody has to take it by itself."""
+        if form in shared:
+            return shared[form]
+        fresh = None
+        if item.key is None:  # what a newer one may replace is replaced one by one
+            frame = item.frame(form)
+            if len(frame.data) + OVERHEAD <= self.max_cost:
+                fresh = begin(frame if alone else item, form, frame.data, owner)
+        shared[form] = fresh
+        return fresh
+
+    def _put(self, item: Item, outbox: Outbox, owner: object, shared: dict[object, Backlog | None]) -> int:
+        """Put the item where the usual way does not lead; the result is that of ``Outbox.put``."""
+        backlog = outbox.backlog
+        if backlog is not None and backlog.owner is owner and item.key is None:
+            if self._takes(backlog, item):
+                return 0
+            outbox.flush()  # what has grown as large as a write is written
+            fresh = self._fresh(item, outbox.form, owner, shared) if outbox.backlog is None else None
+            if fresh is not None:
+                outbox.backlog = fresh
+                self.flusher.many.append(outbox)
+                return 0
+        return outbox.put(item)
+
+    def _takes(self, backlog: Backlog, item: Item) -> bool:
+        """Add the item to a backlog of these members, if it has room."""
+        cost = backlog.cost_of(item)
+        if len(backlog.items) >= self.max_items or backlog.cost + cost > self.max_joined:
+            return False
+        backlog.add(item, cost)
+        return True
 
 
 def _others(outboxes: Mapping[str, Outbox], exclude: Collection[str]) -> Mapping[str, Outbox]:
@@ -116,52 +157,3 @@ def _others(outboxes: Mapping[str, Outbox], exclude: Collection[str]) -> Mapping
         if ident in outboxes:
             outboxes[ident].stand_apart(outboxes)
     return {ident: outbox for ident, outbox in outboxes.items() if ident not in exclude}
-
-
-class _Sharing(msgspec.Struct, gc=False):
-    """The backlogs that one pass shares out."""
-
-    _fan_out: FanOut
-    _item: Item
-    _owner: object
-    _fresh: dict[object, Backlog | None] = msgspec.field(default_factory=dict)
-
-    def fresh(self, form: object) -> Backlog | None:
-        """A backlog with nothing but the item; None if it is one that everybody has to take by itself."""
-        if form not in self._fresh:
-            self._fresh[form] = self._begin(form)
-        return self._fresh[form]
-
-    def _begin(self, form: object) -> Backlog | None:
-        if self._item.key is not None:
-            return None  # what a newer one may replace is replaced one by one
-        data = self._item.frame(form).data
-        cost = len(data) + OVERHEAD
-        if cost > self._fan_out.max_cost:
-            return None
-        backlog = Backlog(form, self._owner)
-        backlog.add(self._item, cost)
-        backlog.data = data
-        return backlog
-
-    def put(self, outbox: Outbox, woken: list[Flushable]) -> int:
-        """Put the item where the usual way does not lead; the result is that of ``Outbox.put``."""
-        backlog = outbox.backlog
-        if backlog is not None and backlog.owner is self._owner and self._item.key is None:
-            if self._takes(backlog):
-                return 0
-            outbox.flush()  # what has grown as large as a write is written
-            fresh = self.fresh(outbox.form) if outbox.backlog is None else None
-            if fresh is not None:
-                outbox.backlog = fresh
-                woken.append(outbox)
-                return 0
-        return outbox.put(self._item)
-
-    def _takes(self, backlog: Backlog) -> bool:
-        """Add the item to a backlog of these members, if it has room."""
-        cost = len(self._item.frame(backlog.form).data) + OVERHEAD
-        if len(backlog.items) >= self._fan_out.max_items or backlog.cost + cost > self._fan_out.max_joined:
-            return False
-        backlog.add(self._item, cost)
-        return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 import msgspec
 
@@ -47,6 +47,8 @@ class Frame(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 def make_frame(payload: bytes, *, text: bool) -> Frame:
     """Frame a whole message."""
+    if len(payload) < 126:
+        return Frame((_SHORT_TEXT if text else _SHORT_BINARY)[len(payload)] + payload, 2, text)
     header = _header(_FIN_TEXT if text else _FIN_BINARY, len(payload))
     return Frame(header + payload, len(header), text)
 
@@ -78,3 +80,8 @@ def _header(first: int, length: int) -> bytes:
     if length < 65536:
         return struct.pack("!BBH", first, 126, length)
     return struct.pack("!BBQ", first, 127, length)
+
+
+# The headers of short messages, which most are.
+_SHORT_TEXT: Final = tuple(_header(_FIN_TEXT, length) for length in range(126))
+_SHORT_BINARY: Final = tuple(_header(_FIN_BINARY, length) for length in range(126))

@@ -26,7 +26,7 @@ import attrs
 import trio
 
 from .._errors import ConnectionGone, MessageTooLarge, OutboxFull
-from .backlog import NOTHING, Backlog, Item, join
+from .backlog import NOTHING, Backlog, Item, begin, join
 from .departures import Delivery, Departures
 from .frames import OVERHEAD, Frame
 from .outbox_statistics import OutboxStatistics
@@ -149,6 +149,11 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     def send_nowait(self, frame: Frame) -> None:
         """Queue a private frame; raises :exc:`OutboxFull`, :exc:`ConnectionGone`, :exc:`MessageTooLarge`."""
+        if self.backlog is None and len(frame.data) + OVERHEAD <= self._bounds.max_bytes:  # as of most replies
+            self.backlog = begin(frame, self.form, frame.data)
+            self._enqueued += 1
+            self.outlet.wake()
+            return
         cost = self._check(len(frame.data))
         if self._waiting or not self._fits_or_is_taken(cost):
             raise OutboxFull("the outbox is full")
