@@ -70,7 +70,7 @@ def test_fragments(step: int | None) -> None:
     assert read(data, step=step) == [Ping(b"now"), "hä", b"12", "usual again"]
 
 
-@pytest.mark.parametrize(("code", "reason"), [(1000, "bye"), (4999, ""), (None, "")])
+@pytest.mark.parametrize(("code", "reason"), [(1000, "bye"), (1001, "é"), (1002, ""), (4999, ""), (None, "")])
 def test_close(code: int | None, reason: str) -> None:
     """The peer's close ends it; an empty one is 1005; nothing behind it is looked at."""
     data = client_frame(TEXT, b"a") + client_frame(Opcode.CLOSE, close_payload(code, reason)) + b"\xff" * 20

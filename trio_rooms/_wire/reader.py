@@ -1,10 +1,11 @@
 """Frames from a client, out of bytes in any pieces. No I/O (RFC 6455 section 5).
 
 Theory of operation. Nearly every frame of a client is *usual*: final, masked, without extension bits, its length
-encoded in the shortest form, and text, binary, ping or pong. Those are parsed right here. The first frame that
-is anything else makes a protocol engine (wsproto's), which gets that frame and, while a fragmented message is
-open, every later one; its events are the verdict. So a connection that sends nothing unusual never pays for
-the engine, and no rule about unusual frames is written twice.
+encoded in the shortest form, and text, binary, ping, pong, or a close with no code or one of the two that browsers
+and libraries send. Those are parsed right here. The first frame that is anything else makes a protocol engine
+(wsproto's), which gets that frame and, while a fragmented message is open, every later one; its events are the
+verdict. So a connection that sends nothing unusual never pays for the engine, and no rule about unusual frames is
+written twice.
 
 Whole text frames, which is what most reads bring and all of what they bring, are taken straight from what was read:
 no buffer, no object for a header. Whatever else stands there, wrong text too, goes the general way.
@@ -28,6 +29,7 @@ from .transport import TOO_BIG, TOO_MANY_FRAGMENTS, Close
 
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
+_CLOSE: Final = 0x88
 _PING: Final = 0x89
 _PONG: Final = 0x8A
 _USUAL: Final = frozenset((_TEXT, _BINARY, _PING, _PONG))
@@ -37,6 +39,7 @@ _RESERVED: Final = 0x70
 _OPCODE: Final = 0x0F
 _CONTROL: Final = 0x08
 _MASKED: Final = 0x80
+_USUAL_CODES: Final = ((1000).to_bytes(2), (1001).to_bytes(2))  # of a close
 _SHORTEST: Final = 6  # bytes of the shortest header of a client: with a mask, and the length in the second byte
 _DATA_OPCODES: Final = frozenset((0, 1, 2))
 
@@ -189,7 +192,9 @@ class FrameReader:
         if header is None:
             return 0
         if not header.sound or header.first not in _USUAL or self._fragments:
-            return self._begin_unusual(position, header, events)
+            if not self._take_close(position, header, events):
+                return self._begin_unusual(position, header, events)
+            return header.size + header.length
         if header.length > self._max_message_bytes and not header.is_control:
             self._end(events, Close(1009, TOO_BIG))
             return header.size
@@ -199,6 +204,21 @@ class FrameReader:
             return 0
         self._usual(header.first, _unmask(self._buffer[start:end], header.mask), events)
         return header.size + header.length
+
+    def _take_close(self, position: int, header: _Header, events: list[Event]) -> bool:
+        """Handle a usual close that is whole; whether it is one."""
+        start, end = position + header.size, position + header.size + header.length
+        if header.first != _CLOSE or not header.sound or self._fragments or len(self._buffer) < end:
+            return False
+        payload = _unmask(self._buffer[start:end], header.mask)
+        if payload and payload[:2] not in _USUAL_CODES:
+            return False
+        try:
+            reason = payload[2:].decode()
+        except UnicodeDecodeError:
+            return False
+        self._end(events, Close(int.from_bytes(payload[:2]) if payload else 1005, reason, "peer"))
+        return True
 
     def _usual(self, first: int, payload: bytes, events: list[Event]) -> None:
         if first == _TEXT:
