@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 import attrs
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 from trio_rooms import Connection, Manager, serve_rooms
@@ -270,6 +272,61 @@ async def test_among_many_nobody_is_left_to_trio() -> None:
                 reader.peer.send(b".")
             await wait_all_tasks_blocked()
         assert left_to_trio(poller, made) == []
+
+
+READERS = st.integers(0, 5)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), READERS, st.integers(1, 3 * SIZE)),
+        st.tuples(st.just("alone"), READERS, st.integers(1, 10)),
+        st.tuples(st.just("rest"), st.just(0), st.just(0)),
+        st.tuples(st.sampled_from(["pause", "end", "close"]), READERS, st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@given(steps=STEPS)
+async def test_whatever_comes_when(steps: list[tuple[str, int, int]]) -> None:
+    """Each reader gets what was sent to it, all and in order, and the end; also one that pauses now and then."""
+    async with readers(0) as (poller, _), trio.open_nursery() as nursery:
+        made = [make_reader(poller) for _ in range(6)]
+        scopes = [trio.CancelScope() for _ in made]
+        sent = [b""] * 6
+
+        async def read(n: int) -> None:
+            with scopes[n]:
+                await made[n].read_all()
+
+        for n in range(6):
+            nursery.start_soon(read, n)
+        for what, n, amount in steps:
+            reader = made[n]
+            for number in range(amount if what == "alone" else 1):
+                if what in ("send", "alone") and reader.peer.fileno() >= 0 and not reader.failed:
+                    data = bytes(number + i for i in range(amount))
+                    reader.peer.send(data)
+                    sent[n] += data
+                if what in ("rest", "alone"):
+                    await wait_all_tasks_blocked()
+            if what == "pause":
+                scopes[n].cancel()
+                await wait_all_tasks_blocked()
+                scopes[n] = trio.CancelScope()
+                nursery.start_soon(read, n)
+            elif what == "end":
+                reader.peer.close()
+            elif what == "close":
+                await wait_all_tasks_blocked()
+                reader.stream.close()
+                reader.failed = True
+        for reader in made:
+            reader.peer.close()
+        await wait_all_tasks_blocked()
+        assert [b"".join(reader.got) for reader in made] == sent
+        assert all(reader.ended or reader.failed for reader in made)
+        for reader in made:
+            reader.close()
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])

@@ -18,11 +18,9 @@ Everything that was taken in is accounted for: enqueued = written + displaced + 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-import attrs
 import trio
 
 from .._errors import ConnectionGone, MessageTooLarge, OutboxFull
@@ -32,19 +30,11 @@ from .frames import OVERHEAD, Frame
 from .outbox_statistics import OutboxStatistics
 from .outlet import Outlet
 from .overflow import bounds, same_key
+from .senders import Senders
 
 #: Results of :meth:`Outbox.put` other than a number of displaced frames.
 DROPPED: Final = -1
 CLOSED: Final = -2
-
-
-@attrs.define(eq=False)
-class _Ticket:
-    """A task that waits for room for its frame."""
-
-    task: trio.lowlevel.Task
-    frame: Frame
-    queued: bool = False
 
 
 class Outbox(trio.abc.SendChannel[Frame]):
@@ -61,7 +51,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         "_max_write",
         "_open",
         "_passed",
-        "_waiting",
+        "_senders",
         "_written",
         "backlog",
         "discarded",
@@ -82,7 +72,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self.backlog: Backlog | None = NOTHING
         self._empty: Backlog | None = NOTHING
         self._bounds = bounds(max_messages, max_bytes)
-        self._waiting: deque[_Ticket] | None = None
+        self._senders: Senders | None = None
         self._departures: Departures | None = None
         self._open = True
         # A counter is an object, too: what a flush writes of a shared backlog counts in one instead of both others.
@@ -155,7 +145,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
             self.outlet.wake()
             return
         cost = self._check(len(frame.data))
-        if self._waiting or not self._fits_or_is_taken(cost):
+        if self._senders or not self._fits_or_is_taken(cost):
             raise OutboxFull("the outbox is full")
         self._append(frame, cost)
 
@@ -167,23 +157,13 @@ class Outbox(trio.abc.SendChannel[Frame]):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         cost = self._check(len(value.data))
-        if not self._waiting and self._fits_or_is_taken(cost):
+        if not self._senders and self._fits_or_is_taken(cost):
             self._append(value, cost)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
-        ticket = _Ticket(trio.lowlevel.current_task(), value)
-        if self._waiting is None:
-            self._waiting = deque()
-        self._waiting.append(ticket)
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            assert self._waiting is not None
-            self._waiting.remove(ticket)
-            self._admit_waiting()
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
-        if not ticket.queued:
+        if self._senders is None:
+            self._senders = Senders(self)
+        if not await self._senders.wait(value):
             raise ConnectionGone("the connection has ended")
 
     async def wait_fits(self, size: int) -> None:
@@ -194,7 +174,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     def fits(self, size: int) -> bool:
         """Whether a frame of ``size`` bytes would be queued now. Raises ConnectionGone, MessageTooLarge."""
-        return not self._waiting and self._fits_or_is_taken(self._check(size))
+        return not self._senders and self._fits_or_is_taken(self._check(size))
 
     # The sink's side
 
@@ -240,7 +220,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         else:
             self._passed += count  # no copy has been made, where it would have been counted as enqueued
         self.backlog = self._empty
-        if self._waiting or self._departures is not None:
+        if self._senders or self._departures is not None:
             self._make_room()
 
     def _flush_in_batches(self, send: Callable[[bytes], int]) -> None:
@@ -272,8 +252,8 @@ class Outbox(trio.abc.SendChannel[Frame]):
             self._departures.discarded()
 
     def _make_room(self) -> None:
-        if self._waiting:
-            self._admit_waiting()
+        if self._senders is not None:
+            self._senders.admit()
         self._tell()
 
     def _tell(self) -> None:
@@ -299,8 +279,8 @@ class Outbox(trio.abc.SendChannel[Frame]):
             self._own()  # or who shares it with this one would still add to it
         else:
             self.backlog = NOTHING
-        while self._waiting:
-            trio.lowlevel.reschedule(self._waiting.popleft().task)
+        if self._senders is not None:
+            self._senders.end()
         self._tell()
 
     async def aclose(self) -> None:
@@ -334,7 +314,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
         return OutboxStatistics(
             messages=len(self._items),
             bytes=0 if self.backlog is None else self.backlog.cost,
-            waiting=len(self._waiting or ()),
+            waiting=len(self._senders or ()),
             enqueued=self.enqueued,
             written=self.written,
             displaced=self.displaced,
@@ -387,14 +367,10 @@ class Outbox(trio.abc.SendChannel[Frame]):
         self.flush()
         return self.written > written
 
-    def _admit_waiting(self) -> None:
-        """Queue the frames of waiting tasks, in their order, as far as there is room."""
-        while self._waiting and self._open:
-            ticket = self._waiting[0]
-            cost = len(ticket.frame.data) + OVERHEAD
-            if not self._bounds.fits(self.backlog, cost):
-                return
-            self._waiting.popleft()
-            ticket.queued = True
-            self._append(ticket.frame, cost)
-            trio.lowlevel.reschedule(ticket.task)
+    def append_if_fits(self, senders: Senders) -> bool:
+        """Queue the first frame of those that wait, if there is room for it; whether there was."""
+        cost = len(senders.first.data) + OVERHEAD
+        if not self._open or not self._bounds.fits(self.backlog, cost):
+            return False
+        self._append(senders.pop(), cost)
+        return True
