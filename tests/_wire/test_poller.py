@@ -209,6 +209,16 @@ async def test_closed() -> None:
         assert left_to_trio(poller, made) == [0, 1, 2, 3, 4, 5]
 
 
+async def test_two_tasks() -> None:
+    """One task reads at a time; the one that has come first is not forgotten."""
+    async with readers(1) as (_, (reader,)):
+        with pytest.raises(trio.BusyResourceError):
+            await reader.input.read(SIZE)
+        reader.peer.send(b"a")
+        await wait_all_tasks_blocked()
+        assert reader.got == [b"a"]
+
+
 async def test_a_number_that_is_used_again() -> None:
     """A socket that gets the number of one that was closed is woken for its own."""
     async with readers(1) as (poller, (old,)), trio.open_nursery() as nursery:

@@ -22,7 +22,7 @@ from typing import Final
 import attrs
 import trio
 import trustme
-from echo import Variant, bytewise, serve_echo, sipping
+from echo import Variant, bytewise, plain, serve_echo, sipping
 from gate import cases_of, problems, result, summary
 
 
@@ -64,11 +64,6 @@ RESULTS: Final = Path(__file__).with_name("results.json")
 _PATIENCE = 600.0
 
 
-def plain() -> Variant:
-    """A plain socket."""
-    return Variant(lambda stream: stream)
-
-
 def tls() -> Variant:
     """TLS with a certificate made for the occasion. kosoku speaks none, so a relay does it in its place."""
     authority = trustme.CA()
@@ -83,7 +78,7 @@ def tls() -> Variant:
 
 
 VARIANTS: Final = {
-    "plain": plain,
+    "plain": lambda: Variant(plain),
     "tls": tls,
     "bytewise": lambda: Variant(bytewise),
     "sipping": lambda: Variant(sipping),

@@ -20,6 +20,8 @@ from trio_rooms import Config, Limits
 from trio_rooms._handshake import HandshakePolicy, shake_hands
 from trio_rooms._wire.frames import make_frame
 from trio_rooms._wire.native import NativeTransport
+from trio_rooms._wire.plain import PlainStream
+from trio_rooms._wire.poller import Poller, make_poller
 from trio_rooms._wire.sink import Sink
 from trio_rooms._wire.transport import Transport, TransportClosed
 
@@ -80,12 +82,17 @@ class _Sip(socket.socket):
 _SIPPED = 300
 
 
-def sipping(stream: trio.abc.Stream) -> trio.abc.Stream:
-    """The same plain socket, but every write is cut short, and the rest is for later."""
+def plain(stream: trio.abc.Stream, kind: type[socket.socket] = socket.socket) -> trio.abc.Stream:
+    """The same socket as a server has it that has accepted it by itself."""
     assert isinstance(stream, trio.SocketStream)
-    plain = stream.socket._sock  # type: ignore[attr-defined] # trio takes no subclass, and has no other way
-    stream.socket._sock = _Sip(fileno=plain.detach())  # type: ignore[attr-defined]
-    return stream
+    sock = kind(fileno=stream.socket._sock.detach())  # type: ignore[attr-defined] # trio has no other way
+    sock.setblocking(False)
+    return PlainStream(sock, "")
+
+
+def sipping(stream: trio.abc.Stream) -> trio.abc.Stream:
+    """As :func:`plain`, but every write is cut short, and the rest is for later."""
+    return plain(stream, _Sip)
 
 
 def bytewise(stream: trio.abc.Stream) -> trio.abc.Stream:
@@ -97,7 +104,10 @@ def bytewise(stream: trio.abc.Stream) -> trio.abc.Stream:
 async def serve_echo(variant: Variant) -> AsyncGenerator[str]:
     """Serve for the length of the block; yields the address, ``host:port``, where plain clients connect."""
     async with trio.open_nursery() as nursery:
-        port = await _listen(nursery, lambda stream: _serve(variant.wrap(stream)))
+        poller = make_poller()
+        if poller is not None:
+            nursery.start_soon(poller.run)
+        port = await _listen(nursery, lambda stream: _serve(variant.wrap(stream), poller))
         if variant.relayed is not None:
             port = await _listen(nursery, partial(_relay, port=port, wrap=variant.relayed))
         yield f"127.0.0.1:{port}"
@@ -110,7 +120,7 @@ async def _listen(nursery: trio.Nursery, handle: Callable[[trio.SocketStream], A
     return port
 
 
-async def _serve(stream: trio.abc.Stream) -> None:
+async def _serve(stream: trio.abc.Stream, poller: Poller | None) -> None:
     """One client, from its first byte to the end of its stream."""
     async with stream:
         upgrade = await shake_hands(stream, _POLICY, head_complete=lambda: None)
@@ -124,6 +134,7 @@ async def _serve(stream: trio.abc.Stream) -> None:
             message_timeout=math.inf,
             read_buffer_size=_CONFIG.read_buffer_size,
             before_read=_at_once,
+            poller=poller,
         )
         try:
             if (rest := transport.accept(upgrade.key, upgrade.subprotocol)) is not None:

@@ -125,6 +125,8 @@ class PolledInput:
             elif self._by_poller:
                 if self._descriptor < 0:
                     self._begin()
+                if self._task is not None:
+                    raise trio.BusyResourceError("another task reads this socket")  # as trio has it
                 self._task = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._abort)
             else:
