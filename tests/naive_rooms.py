@@ -25,6 +25,7 @@ from trio_rooms._room_options import Overflow
 from trio_rooms._rooms.roster import Roster, union
 from trio_rooms._wire.backlog import NOTHING, Backlog
 from trio_rooms._wire.fanout import FanOut
+from trio_rooms._wire.flush_all import flush_all
 from trio_rooms._wire.flusher import Flusher
 from trio_rooms._wire.frames import OVERHEAD, Frame, close_frame, make_frame
 from trio_rooms._wire.outbox import CLOSED, DROPPED, Outbox
@@ -371,7 +372,7 @@ async def crowd(
     **sockets: Any,
 ) -> AsyncIterator[Crowd]:
     """Members, given with their rooms, whose writers sleep. ``flush``: whether the flusher has its task."""
-    flusher = Flusher()
+    flusher = Flusher(flush_all)
     bounds = {"max_messages": max_messages, "max_bytes": max_bytes}
     fan_out = FanOut(flusher, **bounds, write_buffer_size=max_write)
     found = Crowd({}, {name: Roster() for name in POLICIES}, {}, fan_out)

@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_rooms import Publication, Report
 from trio_rooms._wire.fanout import FanOut
+from trio_rooms._wire.flush_all import flush_all
 from trio_rooms._wire.flusher import Flusher
 from trio_rooms._wire.frames import Frame, make_frame
 from trio_rooms._wire.native import NativeTransport
@@ -337,7 +338,7 @@ class Hall:
 
     def __init__(self, way: WayName, natures: Sequence[Nature], bounds: Bounds) -> None:
         # Without a flusher a sink leaves everything to its writer.
-        self.flusher = Flusher()
+        self.flusher = Flusher(flush_all)
         form = Bare()
         self._fan_out = FanOut(self.flusher, bounds.max_messages, bounds.max_bytes, bounds.write_buffer_size)
         self.rooms: dict[str, dict[str, Outbox]] = {}

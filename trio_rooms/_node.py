@@ -43,6 +43,7 @@ from ._rooms.roster import union
 from ._sessions import Sessions
 from ._subscription import Subscriptions
 from ._wire.fanout import FanOut, Outcome
+from ._wire.flush_all import flush_all
 from ._wire.flusher import Flusher
 from ._wire.outbox import Outbox
 from ._wire.poller import Poller, make_poller
@@ -71,7 +72,7 @@ class Node:
     nursery: trio.Nursery
     """Tasks of rooms, and hooks that outlive what they belong to. Cancelled last."""
     grace: Grace = attrs.field(factory=Grace)
-    flusher: Flusher = attrs.field(factory=Flusher)
+    flusher: Flusher = attrs.field(factory=lambda: Flusher(flush_all))
     poller: Poller | None = attrs.field(factory=make_poller)
     """Waits for what clients send. None where it is left to trio."""
     counters: Counters = attrs.field(factory=Counters)

@@ -17,6 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from fakes import NoSocket
 from plain_sockets import ToldSocket, native_over
 from trio_rooms import OutboxFull, Publication
+from trio_rooms._wire.flush_all import flush_all
 from trio_rooms._wire.flusher import Flusher
 from trio_rooms._wire.frames import Frame, make_frame
 from trio_rooms._wire.native import NativeTransport
@@ -378,7 +379,7 @@ async def line(
     write_timeout: float = 10,
 ) -> AsyncIterator[Line]:
     """A line whose writer sleeps. ``flush``: whether the flusher has its task."""
-    flusher = Flusher()
+    flusher = Flusher(flush_all)
     sink = Sink(
         Bare(),
         max_messages=max_messages,

@@ -14,7 +14,8 @@ are few, and somebody waits for them. The order of one connection is not touched
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import trio
 
@@ -30,10 +31,20 @@ class Flushable(Protocol):
         """Write what can be written without waiting. Must not raise."""
 
 
-class Flusher:
-    """See the module's theory. While its task does not run, outboxes are flushed the moment they are marked."""
+def flush_each(outboxes: Iterable[Flushable]) -> None:
+    """Flush outboxes, one after the other."""
+    for outbox in outboxes:
+        outbox.flush()
 
-    def __init__(self) -> None:
+
+class Flusher:
+    """See the module's theory. While its task does not run, outboxes are flushed the moment they are marked.
+
+    ``flush_all`` flushes many, for who knows a quicker way than each by itself.
+    """
+
+    def __init__(self, flush_all: Callable[[Iterable[Any]], None] = flush_each) -> None:
+        self._flush_all = flush_all
         self._ones: deque[Flushable] = deque()
         self.many: list[Flushable] = []
         """What a fan-out has to have flushed, behind those that are marked one by one; :meth:`marked_many` is next."""
@@ -83,8 +94,7 @@ class Flusher:
             self._under_way.reverse()
         batch = self._under_way[-_SLICE:]
         del self._under_way[-_SLICE:]
-        for outbox in reversed(batch):
-            outbox.flush()
+        self._flush_all(reversed(batch))
 
     def _wake(self) -> None:
         if self._parked is not None:
