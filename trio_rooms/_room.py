@@ -47,9 +47,9 @@ class Room:
     )
 
     def __init__(self, node: Node, name: str, options: RoomOptions) -> None:
-        self.name = name
+        self.name: str = name
         """The room's name."""
-        self.options = options
+        self.options: RoomOptions = options
         """The options of the first pattern that matched the name."""
         self.metadata: dict[str, Any] = {}
         """Yours; lives as long as the room does."""

@@ -349,7 +349,7 @@ async def test_a_server(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
     async def echo(conn: Connection, data: str) -> str:
         return data
 
-    async with serve_rooms(manager, port=0) as server:
+    async with serve_rooms(manager, port=0, transport="native") as server:
         poller = server._node.poller
         assert (poller is not None) is (platform == "linux")
         async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
