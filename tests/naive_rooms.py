@@ -25,10 +25,9 @@ from trio_rooms._room_options import Overflow
 from trio_rooms._rooms.roster import Roster, union
 from trio_rooms._wire.backlog import NOTHING, Backlog
 from trio_rooms._wire.fanout import FanOut
-from trio_rooms._wire.flush_all import flush_all
 from trio_rooms._wire.flusher import Flusher
 from trio_rooms._wire.frames import OVERHEAD, Frame, close_frame, make_frame
-from trio_rooms._wire.outbox import CLOSED, DROPPED, Outbox
+from trio_rooms._wire.outbox import CLOSED, DROPPED, Outbox, flush_all
 from trio_rooms._wire.sink import Sink
 from trio_rooms._wire.transport import TransportClosed
 

@@ -15,11 +15,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_rooms import Publication, Report
 from trio_rooms._wire.fanout import FanOut
-from trio_rooms._wire.flush_all import flush_all
 from trio_rooms._wire.flusher import Flusher
 from trio_rooms._wire.frames import Frame, make_frame
 from trio_rooms._wire.native import NativeTransport
-from trio_rooms._wire.outbox import Outbox
+from trio_rooms._wire.outbox import Outbox, flush_all
 from trio_rooms._wire.outbox_statistics import OutboxStatistics
 from trio_rooms._wire.sink import Sink, WriteTimedOut
 from trio_rooms._wire.transport import Close, TransportClosed

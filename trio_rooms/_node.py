@@ -43,9 +43,8 @@ from ._rooms.roster import union
 from ._sessions import Sessions
 from ._subscription import Subscriptions
 from ._wire.fanout import FanOut, Outcome
-from ._wire.flush_all import flush_all
 from ._wire.flusher import Flusher
-from ._wire.outbox import Outbox
+from ._wire.outbox import Outbox, flush_all
 from ._wire.poller import Poller, make_poller
 from .brokers.base import Broker
 from .brokers.memory import MemoryBroker

@@ -17,11 +17,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from fakes import NoSocket
 from plain_sockets import ToldSocket, native_over
 from trio_rooms import OutboxFull, Publication
-from trio_rooms._wire.flush_all import flush_all
 from trio_rooms._wire.flusher import Flusher
 from trio_rooms._wire.frames import Frame, make_frame
 from trio_rooms._wire.native import NativeTransport
-from trio_rooms._wire.outbox import CLOSED, DROPPED
+from trio_rooms._wire.outbox import CLOSED, DROPPED, flush_all
 from trio_rooms._wire.sink import Sink, WriteTimedOut
 from trio_rooms._wire.transport import Close, TransportClosed
 from trio_rooms.testing import Opcode, client_frame, close_payload, parse_server_frames

@@ -87,8 +87,7 @@ class Flusher:
 
     def _flush_slice(self) -> None:
         # Not those that are marked meanwhile: an outbox whose peer reads as fast as we write could go on for ever.
-        for _ in range(min(len(self._ones), _SLICE)):
-            self._ones.popleft().flush()
+        self._flush_all([self._ones.popleft() for _ in range(min(len(self._ones), _SLICE))])
         if not self._under_way:
             self._under_way, self.many = self.many, []
             self._under_way.reverse()

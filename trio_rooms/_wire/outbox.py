@@ -18,7 +18,7 @@ Everything that was taken in is accounted for: enqueued = written + displaced + 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import trio
@@ -196,32 +196,7 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
         Does nothing while the writer is at work, or where there is no plain socket. Never raises.
         """
-        send = self.send_now
-        backlog = self.backlog
-        if send is None or backlog is None or backlog is NOTHING:
-            return
-        if backlog.cost > self._max_write:
-            self._flush_in_batches(send)
-            return
-        data = backlog.data or backlog.joined()
-        try:
-            taken = send(data)
-        except BlockingIOError:
-            taken = 0
-        except OSError:
-            self.outlet.failed()
-            return
-        count = len(backlog.items)
-        if taken < len(data):
-            self.outlet.blocked(count, data, taken)
-            return
-        if backlog.owner is None:
-            self._written += count
-        else:
-            self._passed += count  # no copy has been made, where it would have been counted as enqueued
-        self.backlog = self._empty
-        if self._senders or self._departures is not None:
-            self._make_room()
+        flush_all((self,))
 
     def _flush_in_batches(self, send: Callable[[bytes], int]) -> None:
         while self.send_now is not None and (backlog := self.backlog) is not None and backlog.items:
@@ -374,3 +349,38 @@ class Outbox(trio.abc.SendChannel[Frame]):
             return False
         self._append(senders.pop(), cost)
         return True
+
+
+def flush_all(outboxes: Iterable[Outbox]) -> None:
+    """As :meth:`Outbox.flush` of each, in order.
+
+    What those have in common who share a backlog is found out once: nothing in a flush changes a shared one, for who
+    goes on alone, because its peer is slow, takes a copy.
+    """
+    last, data, count = None, b"", 0
+    for outbox in outboxes:
+        send, backlog = outbox.send_now, outbox.backlog
+        if send is None or backlog is None or backlog is NOTHING:
+            continue
+        if backlog is not last:
+            if backlog.cost > outbox._max_write:
+                outbox._flush_in_batches(send)
+                continue
+            last, data, count = backlog, backlog.joined(), len(backlog.items)
+        try:
+            taken = send(data)
+        except BlockingIOError:
+            taken = 0
+        except OSError:
+            outbox.outlet.failed()
+            continue
+        if taken < len(data):
+            outbox.outlet.blocked(count, data, taken)
+            continue
+        if backlog.owner is None:
+            outbox._written += count
+        else:
+            outbox._passed += count  # no copy has been made, where it would have been counted as enqueued
+        outbox.backlog = outbox._empty
+        if outbox._senders or outbox._departures is not None:
+            outbox._make_room()

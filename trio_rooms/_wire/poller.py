@@ -1,7 +1,7 @@
 """One wait for the sockets of all connections, instead of one for each.
 
 Theory of operation. To wait for a socket by trio takes a system call that arms it anew each time, several objects and
-four coroutines: a sixth of what a small message costs, and a part of the memory of an idle connection. So sockets are
+four coroutines: a good part of what a small message costs, and some of the memory of an idle connection. So sockets are
 told to the system once, in an epoll set of the node's own, which is itself something that can be waited for. One task
 waits for the set by trio, asks it which sockets can be read, and reschedules the tasks that read them.
 

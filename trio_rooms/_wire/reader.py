@@ -191,10 +191,10 @@ class FrameReader:
         header = _parse_header(self._buffer, position)
         if header is None:
             return 0
-        if not header.sound or header.first not in _USUAL or self._fragments:
-            if not self._take_close(position, header, events):
-                return self._begin_unusual(position, header, events)
+        if header.first == _CLOSE and self._take_close(position, header, events):
             return header.size + header.length
+        if not header.sound or header.first not in _USUAL or self._fragments:
+            return self._begin_unusual(position, header, events)
         if header.length > self._max_message_bytes and not header.is_control:
             self._end(events, Close(1009, TOO_BIG))
             return header.size
@@ -208,7 +208,7 @@ class FrameReader:
     def _take_close(self, position: int, header: _Header, events: list[Event]) -> bool:
         """Handle a usual close that is whole; whether it is one."""
         start, end = position + header.size, position + header.size + header.length
-        if header.first != _CLOSE or not header.sound or self._fragments or len(self._buffer) < end:
+        if not header.sound or self._fragments or len(self._buffer) < end:
             return False
         payload = _unmask(self._buffer[start:end], header.mask)
         if payload and payload[:2] not in _USUAL_CODES:

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import attrs
 
 from trio_rooms._wire.backlog import begin
-from trio_rooms._wire.flush_all import flush_all
 from trio_rooms._wire.frames import Frame, make_frame
-from trio_rooms._wire.outbox import Outbox
+from trio_rooms._wire.outbox import Outbox, flush_all
 
 FORM = object()
 FIRST = make_frame(b"first", text=True)
