@@ -37,7 +37,13 @@ DROPPED: Final = -1
 CLOSED: Final = -2
 
 
-class Outbox(trio.abc.SendChannel[Frame]):
+class _Touched:
+    """What a fan-out and a flush touch: slots of a base class are the first, so these share the fewest cache lines."""
+
+    __slots__ = ("_departures", "_empty", "_passed", "_senders", "backlog", "form", "send_now")
+
+
+class Outbox(_Touched, trio.abc.SendChannel[Frame]):
     """The send channel of one connection; its other end is the connection's sink.
 
     ``form`` is the connection's wire format; ``max_write`` the most bytes of one write.
@@ -45,21 +51,14 @@ class Outbox(trio.abc.SendChannel[Frame]):
 
     __slots__ = (
         "_bounds",
-        "_departures",
-        "_empty",
         "_enqueued",
         "_max_write",
         "_open",
-        "_passed",
-        "_senders",
         "_written",
-        "backlog",
         "discarded",
         "displaced",
         "dropped",
-        "form",
         "outlet",
-        "send_now",
     )
 
     def __init__(
@@ -357,16 +356,19 @@ def flush_all(outboxes: Iterable[Outbox]) -> None:
     What those have in common who share a backlog is found out once: nothing in a flush changes a shared one, for who
     goes on alone, because its peer is slow, takes a copy.
     """
-    last, data, count = None, b"", 0
+    last, data, count, size, shared = None, b"", 0, 0, False
     for outbox in outboxes:
         send, backlog = outbox.send_now, outbox.backlog
-        if send is None or backlog is None or backlog is NOTHING:
+        if send is None or backlog is None:
             continue
         if backlog is not last:
+            if backlog is NOTHING:
+                continue
             if backlog.cost > outbox._max_write:
                 outbox._flush_in_batches(send)
                 continue
             last, data, count = backlog, backlog.joined(), len(backlog.items)
+            size, shared = len(data), backlog.owner is not None
         try:
             taken = send(data)
         except BlockingIOError:
@@ -374,13 +376,13 @@ def flush_all(outboxes: Iterable[Outbox]) -> None:
         except OSError:
             outbox.outlet.failed()
             continue
-        if taken < len(data):
+        if taken < size:
             outbox.outlet.blocked(count, data, taken)
             continue
-        if backlog.owner is None:
-            outbox._written += count
-        else:
+        if shared:
             outbox._passed += count  # no copy has been made, where it would have been counted as enqueued
+        else:
+            outbox._written += count
         outbox.backlog = outbox._empty
         if outbox._senders or outbox._departures is not None:
             outbox._make_room()
