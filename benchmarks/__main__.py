@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list scenarios and servers, and do nothing")
     parser.add_argument("--scenario", action="append", metavar="NAME", help="only these; may have wildcards")
     parser.add_argument("--server", action="append", metavar="NAME", help="only these; may have wildcards")
-    parser.add_argument("--no-peers", action="store_true", help="only this library and the C floor: installs nothing")
+    parser.add_argument("--no-peers", action="store_true", help="only this library and the floors: installs nothing")
     parser.add_argument("--quick", action="store_true", help="the main scenarios, one short round")
     parser.add_argument("--rounds", type=int, help="rounds, interleaved (default: 3, with --quick 1)")
     parser.add_argument("--seconds", type=float, help="length of one measurement (default: 2, with --quick 1)")

@@ -11,6 +11,7 @@ from ._figures import Results
 
 US = "trio_rooms"
 FLOOR = "C floor"
+PYTHON_FLOOR = "Python floor"
 SOCKETIFY = ("socketify", "socketify, native loop")
 NAIVE = ["trio-websocket, loop", "trio-websocket, channel + writer"]
 
@@ -48,7 +49,7 @@ def _to(scenario: str, figure: str, *others: str) -> Measured:
 
 
 def _of(scenario: str, figure: str, *others: str) -> Measured:
-    """The cheapest of some others to ours; without names all but the floor, socketify and ourselves."""
+    """The cheapest of some others to ours; without names all but the floors, socketify and ourselves."""
 
     def measured(results: Results) -> float | None:
         names = list(others) or [

@@ -71,4 +71,4 @@ def _growth(results: Results) -> list[Line]:
 
 
 def _kind(subject: str) -> str:
-    return {_goals.US: "us", _goals.FLOOR: "floor"}.get(subject, "peer")
+    return {_goals.US: "us", _goals.FLOOR: "floor", _goals.PYTHON_FLOOR: "floor"}.get(subject, "peer")

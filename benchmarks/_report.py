@@ -22,7 +22,7 @@ END = "<!-- end: generated -->"
 DOCUMENT = "performance.md"
 PLOTS = "plots"
 
-US, FLOOR = _goals.US, _goals.FLOOR
+US, FLOOR, PYTHON_FLOOR = _goals.US, _goals.FLOOR, _goals.PYTHON_FLOOR
 
 
 @attrs.frozen
@@ -216,14 +216,14 @@ COMPARED: dict[str, str] = {
 
 
 def losses(results: Results) -> list[str]:
-    """One line for each comparison in which another server, the floor aside, is ahead of this library."""
+    """One line for each comparison in which another server, the floors aside, is ahead of this library."""
     found = []
     for key, what in COMPARED.items():
         scenario, figure = key.split(":")
         ratios = {
             name: ratio
             for name in results.subjects(scenario)
-            if name not in (FLOOR, US) and not name.startswith(("+", "-"))
+            if name not in (FLOOR, PYTHON_FLOOR, US) and not name.startswith(("+", "-"))
             if (ratio := results.ratio((scenario, US, figure), (scenario, name, figure))) is not None and ratio > 1
         }
         if ratios:

@@ -61,6 +61,12 @@ FLOOR = Subject(
     kind="floor",
     note="floor.c: epoll, one write for each member, nothing else.",
 )
+PYTHON_FLOOR = Subject(
+    name="Python floor",
+    command=(sys.executable, str(_build.HERE / "floor.py")),
+    kind="floor",
+    note="floor.py: the same with Python's standard library alone.",
+)
 NATIVE = _ours("trio_rooms", "This library as it is by default.", "--transport", "native")
 OVER_TRIO_WEBSOCKET = _ours(
     "trio_rooms over trio-websocket", 'This library with transport="trio-websocket".', "--transport", "trio-websocket"
@@ -123,7 +129,7 @@ def _of_peer(peer: Peer) -> Subject:
     return Subject(name=peer.name, command=tuple(command), note=peer.note, speak=speak, kind="peer")
 
 
-SUBJECTS: tuple[Subject, ...] = (FLOOR, NATIVE, OVER_TRIO_WEBSOCKET, *map(_of_peer, PEERS), *VARIANTS)
+SUBJECTS: tuple[Subject, ...] = (FLOOR, PYTHON_FLOOR, NATIVE, OVER_TRIO_WEBSOCKET, *map(_of_peer, PEERS), *VARIANTS)
 
 
 def run_load(server: Running, steps: Iterable[str], *, stall: float = 30, core: int | None = None) -> list[Any]:

@@ -302,7 +302,9 @@ SMALL = _scenarios.Scenario(
 @needs_cc
 @pytest.mark.sockets
 @pytest.mark.parametrize(
-    "subject", [_subjects.FLOOR, _subjects.NATIVE, _subjects.OVER_TRIO_WEBSOCKET], ids=lambda one: one.name
+    "subject",
+    [_subjects.FLOOR, _subjects.PYTHON_FLOOR, _subjects.NATIVE, _subjects.OVER_TRIO_WEBSOCKET],
+    ids=lambda one: one.name,
 )
 def test_every_step_runs_against_our_servers(subject: _subjects.Subject) -> None:
     """Each kind of step can be done, no delivery goes wrong, and CPU, memory and latency are told."""
@@ -394,10 +396,10 @@ def test_every_bound_is_seen_to_hold_and_to_be_missed() -> None:
 
 
 def test_what_we_lose_is_listed() -> None:
-    """Each comparison in which another server is ahead is named with that server; the floor and variants are not."""
+    """Each comparison in which another server is ahead is named with that server; floors and variants are not."""
     names = [subject.name for subject in _subjects.SUBJECTS]
-    ours, other = names.index(_goals.US), names.index("picows")
-    text = "\n".join(_report.losses(results_of(lambda i: {ours: 2.0, other: 1.0}.get(i, 3.0))))
+    ours, *ahead = (names.index(name) for name in (_goals.US, "picows", _goals.FLOOR, _goals.PYTHON_FLOOR))
+    text = "\n".join(_report.losses(results_of(lambda i: 2.0 if i == ours else 1.0 if i in ahead else 3.0)))
     assert text.count("picows (ours is 2 x)") == len(_report.COMPARED)
     assert "floor" not in text
     assert not _report.losses(results_of(lambda i: 1.0 if i == ours else 3.0))
