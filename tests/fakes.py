@@ -21,3 +21,9 @@ class NoSocket:
 
     async def send_rest(self) -> None:
         raise AssertionError("there is no rest")
+
+    def offer_control(self) -> bool:
+        raise AssertionError("there is no socket")
+
+    def offer_ping(self) -> bool:
+        raise AssertionError("there is no socket")

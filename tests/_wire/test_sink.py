@@ -811,9 +811,35 @@ async def test_the_writer_is_started_by_a_ping_and_by_a_pong_that_is_due(transpo
     assert transport.log == ["PING", "pong"]
 
 
-async def test_the_writer_over_a_socket_ends_and_is_started_anew() -> None:
-    """Over a plain socket the writer ends when all is written; data is the flusher's, and a ping starts it anew."""
-    with ToldSocket() as plain:
+@attrs.define
+class Begun:
+    """A sink that has begun over a plain socket."""
+
+    sink: Sink
+    plain: ToldSocket
+    transport: NativeTransport
+    start: Starts
+
+    async def receive(self, *frames: bytes) -> None:
+        """Have the transport read frames of the peer's, which came together."""
+        with trio.CancelScope() as reading:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.transport.receive)
+                await wait_all_tasks_blocked()
+                self.plain.peer.send(b"".join(frames))
+                await wait_all_tasks_blocked()
+                reading.cancel()
+
+    @property
+    def seen(self) -> list[str]:
+        """What the peer got, by name and payload."""
+        return [f"{Opcode(one.opcode).name}({one.payload.hex()})" for one in parse_server_frames(self.plain.data)]
+
+
+@asynccontextmanager
+async def begun(allowance: float = math.inf) -> AsyncIterator[Begun]:
+    """One whose socket takes so many bytes at first."""
+    with ToldSocket(allowance=allowance) as plain:
         transport = native_over(plain.stream)
         sink = Sink(
             Bare(), max_messages=10, max_bytes=10_000, write_buffer_size=1000, write_timeout=10, flusher=Flusher()
@@ -821,11 +847,75 @@ async def test_the_writer_over_a_socket_ends_and_is_started_anew() -> None:
         async with trio.open_nursery() as nursery:
             start = Starts(sink, transport, nursery)
             sink.begin(transport, start)
-            for n in (1, 2):
-                await sink.ping()
-                await wait_all_tasks_blocked()
-                assert start.count == n
-                assert not nursery.child_tasks
-            sink.outbox.send_nowait(frame("a"))
-            assert not sink.outbox
-            assert start.count == 2
+            yield Begun(sink, plain, transport, start)
+            sink.discard()
+
+
+async def test_control_frames_over_a_socket_need_no_writer() -> None:
+    """A ping and a pong that the socket takes are on the wire at once, and no task was started for them."""
+    async with begun() as one:
+        before = trio.current_time()
+        assert before <= await one.sink.ping() <= trio.current_time()
+        assert one.seen == ["PING(00000001)"]
+        await one.receive(client_frame(Opcode.PING, b"?"))
+        assert one.seen == ["PING(00000001)", "PONG(3f)"]
+        assert one.start.count == 0
+
+
+async def test_pings_that_come_together_are_answered_in_one_write() -> None:
+    """A flood of pings does not become a flood of writes; only the latest are answered, in order."""
+    async with begun() as one:
+        await one.receive(*(client_frame(Opcode.PING, bytes([n])) for n in range(40)))
+        assert one.seen == [f"PONG({n:02x})" for n in range(24, 40)]
+        assert one.plain.calls == 1
+
+
+@pytest.mark.parametrize("what", ["ping", "pong"])
+@pytest.mark.parametrize("taken", range(7))
+async def test_the_writer_over_a_socket_ends_and_is_started_anew(what: str, taken: int) -> None:
+    """What the socket does not take of a control frame is the writer's, ahead of all else; then it ends. Twice."""
+    async with begun() as one:
+        for n in (1, 2):
+            one.plain.allowance = taken
+            if what == "ping":
+                await one.sink.ping()
+            else:
+                await one.receive(client_frame(Opcode.PING, bytes([0, 0, 0, n])))
+            one.sink.outbox.send_nowait(frame("a"))
+            await wait_all_tasks_blocked()
+            assert one.start.count == n
+            one.plain.allow(math.inf)
+            await wait_all_tasks_blocked()
+            assert one.seen[-2:] == [f"{what.upper()}(0000000{n})", "TEXT(61)"]
+            assert not one.start.nursery.child_tasks
+
+
+@pytest.mark.parametrize("what", ["ping", "pong"])
+async def test_a_control_frame_meets_a_lost_connection(what: str) -> None:
+    """Who offers it is told nothing: the writer meets the same, and says so."""
+    with pytest.RaisesGroup(TransportClosed, flatten_subgroups=True):
+        async with begun() as one:
+            one.plain.fails_at = 1
+            if what == "ping":
+                one.start.nursery.start_soon(one.sink.ping)
+            else:
+                await one.receive(client_frame(Opcode.PING, b"?"))
+            await wait_all_tasks_blocked()
+    assert one.start.count == 1
+
+
+@pytest.mark.parametrize("taken", range(6))
+async def test_a_control_frame_that_was_begun_is_whole_before_the_close(taken: int) -> None:
+    """Invariant 3: thrown away is only what no part of was written."""
+    async with begun(allowance=taken) as one:
+        await one.sink.ping()
+        one.sink.discard()
+        await wait_all_tasks_blocked()
+        assert not one.start.nursery.child_tasks  # the writer leaves it to the close
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.transport.close, 1000, "")
+            await wait_all_tasks_blocked()
+            one.plain.allow(math.inf)
+            await wait_all_tasks_blocked()
+            assert one.seen == ["PING(00000001)", "CLOSE(03e8)"]
+            nursery.cancel_scope.cancel()

@@ -154,7 +154,8 @@ class NativeTransport:
     def _control(self, event: Ping | Pong | Close) -> None:
         if isinstance(event, Ping):
             self._pongs_due = (*self._pongs_due[1 - _MAX_PONGS :], event.payload)
-            self.on_control()
+            if not (self._events and isinstance(self._events[-1], Ping)):  # or all are answered in one write
+                self.on_control()
         elif isinstance(event, Pong):
             if event.payload == self._ping_payload():
                 self.rtt = trio.current_time() - self._ping_sent
@@ -240,9 +241,27 @@ class NativeTransport:
 
     async def ping(self) -> None:
         """Write a ping with a payload of its own, so that late pongs are not taken for its answer."""
+        await self._write(self._next_ping())
+
+    def offer_control(self) -> bool:
+        """Pongs only; who answers a close frame may have to wait."""
+        whole = self._offer(b"".join(map(pong_frame, self._pongs_due)))
+        self._pongs_due = ()
+        return whole
+
+    def offer_ping(self) -> bool:
+        """See ``ping``."""
+        return self._offer(self._next_ping())
+
+    def _offer(self, data: bytes) -> bool:
+        assert isinstance(self._output, SocketOutput)
+        self._check_open()
+        return self._output.offer(data)
+
+    def _next_ping(self) -> bytes:
         self._pings += 1
-        self._ping_sent = trio.current_time()  # before, for the pong may be read before this task runs again
-        await self._write(ping_frame(self._ping_payload()))
+        self._ping_sent = trio.current_time()  # before its write, for the pong may be read before this task runs again
+        return ping_frame(self._ping_payload())
 
     def _ping_payload(self) -> bytes:
         return self._pings.to_bytes(4)
@@ -279,10 +298,13 @@ class NativeTransport:
 
     async def _write(self, data: bytes, *, last: bool = False) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()  # here nothing is torn yet, and a close frame may still follow
-        if self._close_sent:
-            raise TransportClosed(self._closed or _LOST)
+        self._check_open()
         self._close_sent = last
         await self._output.write(data)
+
+    def _check_open(self) -> None:
+        if self._close_sent:
+            raise TransportClosed(self._closed or _LOST)
 
 
 def _nothing() -> None:

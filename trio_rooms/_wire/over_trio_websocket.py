@@ -74,6 +74,12 @@ class TrioWebSocketTransport:
         """There is none."""
         await trio.lowlevel.checkpoint()
 
+    def offer_control(self) -> bool:
+        """Not to be called: there is no ``direct``."""
+        raise NotImplementedError
+
+    offer_ping = offer_control
+
     @property
     def control_due(self) -> bool:
         """Never: trio-websocket's own reader answers pings and close frames."""

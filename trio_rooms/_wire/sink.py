@@ -11,10 +11,11 @@ politely, behind the data (``finish``, then ``run`` returns when the queue is em
 transport), or ahead of it (``discard``, which counts what is thrown away). A write that times out has torn a frame
 perhaps, so it ends the connection.
 
-While the writer is parked, or there is none, everything that was due is written. If then data comes, and nothing
-but data, and there is a plain socket, waking the writer for it would cost several times the write. So the sink asks
-for a turn of the node's flusher, which calls ``Outbox.flush``: the same bytes in the same order, written without
-waiting. What the socket does not take is the writer's again, and while that one is at work nobody else writes.
+While the writer is parked, or there is none, everything that was due is written. If then something comes, and there
+is a plain socket, waking the writer for it would cost several times the write. So a pong or a ping is offered to the
+socket at once, and for data the sink asks for a turn of the node's flusher, which calls ``Outbox.flush``: the same
+bytes in the same order, written without waiting. What the socket does not take is the writer's again, and while that
+one is at work nobody else writes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import trio
 from .flusher import Flusher
 from .frames import Frame, make_frame
 from .outbox import Outbox
-from .transport import Transport
+from .transport import Transport, TransportClosed
 
 # Where the first frame is to stand. Nothing is written while it does, and no policy removes what is private.
 _PLACE: Final = make_frame(b"", text=True)
@@ -43,6 +44,7 @@ class Sink:
     """Order and timing of everything that one connection writes. Without a flusher the writer writes it all."""
 
     __slots__ = (
+        "_begun",
         "_finishing",
         "_flusher",
         "_held",
@@ -78,6 +80,8 @@ class Sink:
         self._transport: Transport | None = None
         self._in_hand = 0
         """Frames that are out of the queue, of which the socket has not taken the last byte."""
+        self._begun = False
+        """The same of a control frame that was offered."""
         self._start_writer: Callable[[], object] | None = None
         """There is no writer, and this starts it."""
         self._start_again: Callable[[], object] | None = None
@@ -137,8 +141,23 @@ class Sink:
     def _on_control(self, transport: Transport) -> None:
         # To start a writer only for the answer to a close frame would cost more than the rest of the connection's end.
         # The close of the transport answers, too; ``wake_writer`` is for whoever knows that it will be long in coming.
-        if self._start_writer is None or not transport.peer_closed:
+        if transport.peer_closed:
+            if self._start_writer is None:
+                self.wake_writer()
+        elif not self._offer(transport.offer_control):
             self.wake_writer()
+
+    def _offer(self, offer: Callable[[], bool]) -> bool:
+        """Have a control frame written without the writer, if it may be now; whether it is out of the sink's hands."""
+        if self.outbox.send_now is None:
+            return False
+        try:
+            self._begun = not offer()
+        except TransportClosed:
+            return False  # the writer will meet it, and tell
+        if self._begun:
+            self.wake_writer()
+        return True
 
     async def run(self, transport: Transport) -> None:
         """Write until nothing is left, and :meth:`finish` or :meth:`discard` was called or it can be started anew.
@@ -149,7 +168,7 @@ class Sink:
         if self._held is None:
             self._attach(transport)
         while True:  # noqa: ASYNC913 - the writer waits whenever there is nothing to write
-            if self._in_hand:
+            if self._in_hand or self._begun:
                 await self._write_rest(transport)
             elif transport.control_due:
                 await self._in_time(transport.send_control)
@@ -192,6 +211,9 @@ class Sink:
 
     async def ping(self) -> float:
         """Have a ping written ahead of the data; returns when its write began, so that no pong came before."""
+        begun = trio.current_time()
+        if self._transport is not None and self._offer(self._transport.offer_ping):
+            return begun
         self._ping_due = True
         self.wake_writer()
         if self._pinged is None:
@@ -215,6 +237,7 @@ class Sink:
         if self._in_hand:
             self.outbox.gave_up(self._in_hand)
             self._in_hand = 0
+        self._begun = False
         self._finishing = True
         self._start_again = None
         if self._start_writer is not None:
@@ -237,10 +260,12 @@ class Sink:
                 self.outbox.gave_up(len(batch))
 
     async def _write_rest(self, transport: Transport) -> None:
-        """What is left of a write of the flusher."""
+        """What is left of what was written without the writer."""
         await self._in_time(transport.send_rest)
-        self.outbox.wrote(self._in_hand)
-        self._in_hand = 0
+        self._begun = False
+        if self._in_hand:
+            self.outbox.wrote(self._in_hand)
+            self._in_hand = 0
 
     async def _write_ping(self, transport: Transport) -> None:
         self._ping_due = False

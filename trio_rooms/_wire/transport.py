@@ -108,6 +108,16 @@ class Transport(Protocol):
     async def ping(self) -> None:
         """Write a ping, without waiting for the pong. Raises :exc:`TransportClosed`."""
 
+    def offer_control(self) -> bool:
+        """As ``send_control``, where there is ``direct``, for which the same holds; never waits.
+
+        Whether all was written. If not, the rest goes before all else: await ``send_rest``. Raises
+        :exc:`TransportClosed`; then it is still due.
+        """
+
+    def offer_ping(self) -> bool:
+        """The same for a ping."""
+
     async def close(self, code: int, reason: str) -> None:
         """The closing handshake, then the end of the stream. The caller bounds it in time.
 
