@@ -207,6 +207,38 @@ async def run_forever(peer: FakePeer, rng: random.Random) -> None:
     await watch(peer, rng=rng)
 
 
+class LateSink(Sink):
+    """One whose pings are written a little later than they are due, as on a busy server."""
+
+    async def ping(self) -> float:
+        await trio.sleep(0.001)
+        return trio.current_time()
+
+
+@pytest.mark.time_limit(100)
+async def test_pings_share_their_moments(autojump_clock: MockClock) -> None:
+    """The process is not woken for each ping: however many connections, an interval has about a thousand moments."""
+    moments = set()
+    rng = random.Random(1)
+
+    async def sleep_until(deadline: float) -> None:
+        moments.add(round(deadline % INTERVAL, 6))
+        await trio.sleep_until(deadline)
+
+    async def watch_lately() -> None:
+        sink = LateSink(PLAIN, max_messages=1, max_bytes=1_000, write_buffer_size=1, write_timeout=10)
+        await sleep_until(first_ping(INTERVAL, rng))
+        peer = FakePeer()
+        peer.paused = True  # so that it is never silent
+        await keep_alive(sink, peer, interval=INTERVAL, timeout=2 * INTERVAL, sleep_until=sleep_until)
+
+    with trio.move_on_after(4 * INTERVAL):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3_000):
+                nursery.start_soon(watch_lately)
+    assert 500 < len(moments) <= 1024
+
+
 # Over a whole server
 
 

@@ -19,6 +19,11 @@ from ._wire.transport import Transport
 # Waking later than this many seconds after the appointed time means that the clock has jumped.
 _JUMP = 1.0
 
+# To wake the process costs more than a ping does. So pings are sent at so many moments of an interval only: connections
+# that are pinged within some hundredths of a second share one, and even of a hundred thousand a moment has but a few.
+_MOMENTS = 1024
+_ROUNDING = 1e-6
+
 
 def first_ping(interval: float, rng: random.Random) -> float:
     """When a connection that begins now is to be pinged for the first time, by the clock of trio.
@@ -26,7 +31,12 @@ def first_ping(interval: float, rng: random.Random) -> float:
     At a random moment of the interval: connections that began together must not ping together. The interval's first
     tenth is left out: a peer that has just begun has just been heard.
     """
-    return trio.current_time() + interval * rng.uniform(0.1, 1)
+    return _together(trio.current_time() + interval * rng.uniform(0.1 + 1 / _MOMENTS, 1), interval)
+
+
+def _together(moment: float, interval: float) -> float:
+    """The last moment until then at which pings are sent."""
+    return math.floor(moment / interval * _MOMENTS + _ROUNDING) / _MOMENTS * interval
 
 
 async def keep_alive(
@@ -44,7 +54,7 @@ async def keep_alive(
     ``sleep_until`` is where to sleep, for one that does it more cheaply than trio.
     """
     silent_since = await sink.ping()
-    next_ping = silent_since + interval
+    next_ping = _together(silent_since + interval, interval)
     while True:
         wake = min(next_ping, silent_since + timeout)
         await sleep_until(wake)
@@ -60,4 +70,4 @@ async def keep_alive(
         if now >= next_ping:
             written = await sink.ping()
             silent_since = min(silent_since, written)
-            next_ping = written + interval
+            next_ping = _together(written + interval, interval)
