@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 from trio_rooms._wire.flusher import Flusher
 
 #: So many are flushed between two checkpoints.
-SLICE = 128
+SLICE = 64
 
 
 @attrs.define(eq=False)
@@ -72,6 +72,12 @@ def slices(log: list[Any]) -> list[int]:
     return [size for size in sizes if size]
 
 
+def sliced(count: int) -> list[int]:
+    """How many are flushed in each turn, where so many are marked."""
+    whole, rest = divmod(count, SLICE)
+    return [SLICE] * whole + [rest] * (rest > 0)
+
+
 async def test_not_before_the_next_checkpoint() -> None:
     """What is marked is flushed when the marking task lets others run, and not before."""
     log: list[Any] = []
@@ -106,7 +112,7 @@ async def test_slices() -> None:
     async with running(flusher, log):
         mark_all(flusher, [FakeOutbox(number, log) for number in range(1000)])
         await wait_all_tasks_blocked()
-    assert slices(log) == [SLICE] * 7 + [1000 - 7 * SLICE]
+    assert slices(log) == sliced(1000)
     assert [entry for entry in log if entry != "|"] == list(range(1000))
 
 
@@ -118,7 +124,7 @@ async def test_slices_of_ones() -> None:
         for number in range(600):
             flusher.mark(FakeOutbox(number, log))
         await wait_all_tasks_blocked()
-    assert slices(log) == [SLICE] * 4 + [600 - 4 * SLICE]
+    assert slices(log) == sliced(600)
 
 
 async def test_small_rooms_share_a_slice() -> None:
@@ -130,7 +136,7 @@ async def test_small_rooms_share_a_slice() -> None:
         for room, size in enumerate(sizes):
             mark_all(flusher, [FakeOutbox((room, number), log) for number in range(size)])
         await wait_all_tasks_blocked()
-    assert slices(log) == [SLICE] * 6 + [sum(sizes) - 6 * SLICE]
+    assert slices(log) == sliced(sum(sizes))
     assert [entry for entry in log if entry != "|"] == [
         (room, number) for room, size in enumerate(sizes) for number in range(size)
     ]
