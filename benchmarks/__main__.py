@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import _build, _goals, _report
+from . import _build, _goals, _readme, _report
 from ._figures import Results
 from ._measure import Measurement, measure
 from ._scenarios import SCENARIOS, Scenario
@@ -38,7 +38,8 @@ def main() -> int:
         print("nothing was measured")
         return 1
     if options.docs:
-        for written in _report.write(results, _build.HERE.parent / "docs"):
+        root = _build.HERE.parent
+        for written in (*_report.write(results, root / "docs"), _readme.write(results, root / "README.md")):
             print(f"wrote {written}")
     print(_report.plain(results))
     if options.goals:
@@ -57,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help="rounds, interleaved (default: 3, with --quick 1)")
     parser.add_argument("--seconds", type=float, help="length of one measurement (default: 2, with --quick 1)")
     parser.add_argument("--goals", action="store_true", help="print what must hold beside what was measured")
-    parser.add_argument("--docs", action="store_true", help="write the tables and plots of docs/performance.md")
+    parser.add_argument("--docs", action="store_true", help="write the tables and plots of docs/performance.md, and README's")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"results; a whole run writes {COMMITTED.name} itself")
     parser.add_argument("--merge", type=Path, metavar="FILE", help="take scenarios that are not run from these results")
     parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing; report on these results")

@@ -245,10 +245,10 @@ def problems(results: Results) -> list[str]:
 
 def conditions(results: Results) -> list[str]:
     """Machine, way of measuring, and the versions of each server."""
-    first = f"{_circumstances(results.about)}."
+    first = f"{circumstances(results.about)}."
     ways: dict[str, list[str]] = {}
     for scenario in results.data.get("anew", {}):
-        ways.setdefault(_circumstances(results.about_of(scenario)), []).append(scenario)
+        ways.setdefault(circumstances(results.about_of(scenario)), []).append(scenario)
     anew = [f"Measured anew, {', '.join(sorted(scenarios))}: {way}." for way, scenarios in ways.items()]
     versions: dict[str, str] = {}
     for of_subject in results.data["versions"].values():
@@ -257,7 +257,8 @@ def conditions(results: Results) -> list[str]:
     return [first, *anew, f"Versions: {listed}."]
 
 
-def _circumstances(about: dict[str, Any]) -> str:
+def circumstances(about: dict[str, Any]) -> str:
+    """Machine, date, commit, and how it was measured."""
     return (
         f"{about['machine']}, {about['system']}, {about['date']}, commit {about['commit']}; medians of "
         f"{about['rounds']} interleaved rounds, {about['seconds']:g} s for a measurement"
@@ -290,9 +291,8 @@ def aligned(rows: Iterable[Sequence[str]]) -> str:
 
 
 def markdown(results: Results) -> str:
-    """The generated part of the document, markers included."""
+    """The generated part of the document."""
     parts = [
-        BEGIN,
         *conditions(results),
         "Ratios to the C floor of the same round stand in brackets; ± where the rounds lay more than a fifth apart.",
     ]
@@ -302,17 +302,18 @@ def markdown(results: Results) -> str:
         if len(rows) > 1:
             parts += [f"### {table.title}", table.text]
             parts += [f"![{title}]({PLOTS}/{name})" for name, (title, at, _) in drawn.items() if at == table.title]
-            parts.append(_markdown_table(rows))
+            parts.append(markdown_table(rows))
     parts += [
         "### What must hold",
-        _markdown_table([("", "ratio or figure", "measured", "bound", ""), *_goals.rows(results)]),
+        markdown_table([("", "ratio or figure", "measured", "bound", ""), *_goals.rows(results)]),
     ]
     for title, found in _lists(results):
         parts += [f"### {title.removesuffix(':')}", found]
-    return "\n\n".join([*parts, END]) + "\n"
+    return "\n\n".join(parts)
 
 
-def _markdown_table(rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(rows: Iterable[Sequence[str]]) -> str:
+    """A table; the first row is its header."""
     header, *body = rows
     rule = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *body])
@@ -320,11 +321,16 @@ def _markdown_table(rows: Iterable[Sequence[str]]) -> str:
 
 def document(text: str, results: Results) -> str:
     """The document with its generated part made anew. Raises ValueError without the markers."""
+    return between(text, markdown(results))
+
+
+def between(text: str, generated: str) -> str:
+    """A text with what stands between its markers replaced. Raises ValueError without them."""
     before, _, rest = text.partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
-        raise ValueError(f"{DOCUMENT} has no generated part")
-    return before + markdown(results).removesuffix("\n") + after
+        raise ValueError("there is no generated part")
+    return f"{before}{BEGIN}\n\n{generated}\n\n{END}{after}"
 
 
 def write(results: Results, docs: Path) -> list[Path]:

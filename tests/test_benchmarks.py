@@ -42,7 +42,7 @@ def load_package() -> None:
 load_package()
 
 from benchmarks import __main__ as command  # noqa: E402
-from benchmarks import _build, _figures, _goals, _measure, _plots, _report, _scenarios, _subjects, _svg  # noqa: E402
+from benchmarks import _build, _figures, _goals, _measure, _plots, _readme, _report, _scenarios, _subjects, _svg  # noqa: E402
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
@@ -514,7 +514,7 @@ def test_names_of_lines_do_not_overlap() -> None:
 
 
 def test_the_document_shows_the_committed_results() -> None:
-    """The generated part of docs/performance.md and its plots are what the committed results give."""
+    """The generated parts of docs/performance.md and README.md, and the plots, are what the committed results give."""
     results = _figures.Results.load(command.COMMITTED)
     text = (ROOT / "docs" / _report.DOCUMENT).read_text(encoding="utf-8")
     assert _report.document(text, results) == text
@@ -523,6 +523,8 @@ def test_the_document_shows_the_committed_results() -> None:
     assert {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} == plots
     for name in plots:
         assert f"({_report.PLOTS}/{name})" in text
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert _readme.readme(text, results) == text
 
 
 def test_the_generated_part_alone_is_replaced() -> None:
@@ -534,8 +536,19 @@ def test_the_generated_part_alone_is_replaced() -> None:
     assert made.endswith("\n\nafter\n")
     assert "of old" not in made
     assert _report.document(made, results) == made
-    with pytest.raises(ValueError, match="no generated part"):
-        _report.document("no markers", results)
+    assert _readme.readme(made, results) != made
+    for write in (_report.document, _readme.readme):
+        with pytest.raises(ValueError, match="no generated part"):
+            write("no markers", results)
+
+
+def test_the_readme_shows_who_is_measured() -> None:
+    """Each row has its figures."""
+    made = _readme.readme(f"{_report.BEGIN}{_report.END}", results_of(lambda i: i + 1.0))
+    rows = [line.split(" | ") for line in made.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == len(_readme.SHOWN)
+    assert rows[0] == ["| that server in C", "1", "1", "1", "1 |"]
+    assert not any("-" in row[1:] for row in rows)
 
 
 def test_what_a_history_costs() -> None:
