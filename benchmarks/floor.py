@@ -49,7 +49,7 @@ class Member:
     def receive(self) -> None:
         """Read once, and answer all that is whole."""
         try:
-            received = self.socket.recv(1 << 20)
+            received = self.socket.recv(65536)
         except BlockingIOError:
             return
         except OSError:
