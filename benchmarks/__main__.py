@@ -58,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help="rounds, interleaved (default: 3, with --quick 1)")
     parser.add_argument("--seconds", type=float, help="length of one measurement (default: 2, with --quick 1)")
     parser.add_argument("--goals", action="store_true", help="print what must hold beside what was measured")
-    parser.add_argument("--docs", action="store_true", help="write the tables and plots of docs/performance.md, and README's")
+    parser.add_argument("--docs", action="store_true", help="write what performance.md and README.md show")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"results; a whole run writes {COMMITTED.name} itself")
     parser.add_argument("--merge", type=Path, metavar="FILE", help="take scenarios that are not run from these results")
     parser.add_argument("--report", type=Path, metavar="FILE", help="measure nothing; report on these results")
